@@ -1,0 +1,1 @@
+"""Generated protobuf and gRPC stubs of understudy.v1."""
