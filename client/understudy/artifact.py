@@ -1,0 +1,350 @@
+"""The adapter artifact on disk: what the trainer writes and the server reads.
+
+A directory with PEFT's two files and our manifest:
+
+    adapter_config.json         PEFT's configuration
+    adapter_model.safetensors   the tensors
+    understudy.json             the manifest (this module)
+    run.json, evals/*.json      sidecars: facts of the run and scores, outside the content hash
+
+Token contract of trainer and server: a prompt's ids are `tokenizer(prompt)` with special tokens
+added; a completion's ids are `tokenizer(completion)` without special tokens, then the
+end-of-sequence id.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from understudy.prompt import PromptError, PromptTemplate
+
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+MANIFEST_FILE = "understudy.json"
+MANIFEST_FORMAT = 1
+
+# Adapter and alias names: one path component, lower case, so that look-alikes cannot differ.
+NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+# Requests and reports use this name for the model without an adapter.
+BASE_NAME = "base"
+
+# Beyond this a JSON file or a safetensors header is an attack, not a configuration.
+MAX_JSON_BYTES = 4 << 20
+MAX_HEADER_BYTES = 16 << 20
+
+# Keys of adapter_config.json that do not change the mathematics: where the base lay, who wrote it.
+_VOLATILE_CONFIG_KEYS = frozenset(
+    {"base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping"}
+)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+class ArtifactError(ValueError):
+    """An artifact, a store or a checkpoint is not what it should be. The message says where."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`understudy.json`: what an adapter is and what it was trained on."""
+
+    name: str
+    method: str
+    """PEFT's method name in lower case: `lora`, `prompt_tuning`, ..."""
+    base_fingerprint: str
+    base_name: str
+    base_architecture: str
+    quantization: str
+    """Quantization of the base while training: `nf4`, `int8` or `none`."""
+    rank: int = 0
+    num_virtual_tokens: int = 0
+    prompt_template: str | None = None
+    token_ids: dict[str, int | None] = field(default_factory=dict)
+    """Ids of `bos`, `eos` and `pad` at training time."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of each hashed file, by name."""
+    content_hash: str = ""
+    format: int = MANIFEST_FORMAT
+
+    def to_json(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = MANIFEST_FILE) -> Self:
+        """Parses a manifest. Raises ArtifactError naming `where`, the field and the fault."""
+        data = parse_json_object(text, where)
+        if data.get("format") != MANIFEST_FORMAT:
+            raise ArtifactError(
+                f"{where}: format is {data.get('format')!r}, this version reads {MANIFEST_FORMAT}"
+            )
+        known = {f.name: f for f in fields(cls)}
+        for key in data:
+            if key not in known:
+                raise ArtifactError(f"{where}: unknown field {key!r}")
+        required = ("name", "method", "base_fingerprint", "content_hash", "quantization")
+        for key in required:
+            if not isinstance(data.get(key), str) or not data[key]:
+                raise ArtifactError(f"{where}: field {key!r} must be a non-empty string")
+        data.setdefault("base_name", "")
+        data.setdefault("base_architecture", "")
+        for key in ("rank", "num_virtual_tokens"):
+            value = data.get(key, 0)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ArtifactError(f"{where}: field {key!r} must be a number from 0")
+        for key in ("files", "token_ids"):
+            if not isinstance(data.get(key, {}), dict):
+                raise ArtifactError(f"{where}: field {key!r} must be an object")
+        template = data.get("prompt_template")
+        if template is not None:
+            if not isinstance(template, str):
+                raise ArtifactError(f"{where}: field 'prompt_template' must be a string")
+            try:
+                PromptTemplate(template)
+            except PromptError as error:
+                raise ArtifactError(f"{where}: {error}") from error
+        return cls(**data)
+
+
+def check_name(name: str, what: str = "adapter name") -> str:
+    """`name`, if it may name an adapter or alias; raises ArtifactError otherwise."""
+    if not NAME_PATTERN.fullmatch(name) or ".." in name:
+        raise ArtifactError(
+            f"{what} {name[:80]!r} is not allowed: use 1 to 64 of a-z, 0-9, '.', '_', '-', "
+            "beginning and ending with a letter or digit, without '..'"
+        )
+    if name == BASE_NAME:
+        raise ArtifactError(f"{what} {BASE_NAME!r} is reserved for the model without an adapter")
+    return name
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object; duplicate keys and non-finite numbers are errors. Raises ArtifactError."""
+
+    def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ArtifactError(f"{where}: duplicate key {key!r}")
+            found[key] = value
+        return found
+
+    def reject_constant(token: str) -> Any:
+        raise ArtifactError(f"{where}: {token} is not a JSON number")
+
+    try:
+        data = json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ArtifactError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{where}: must hold a JSON object")
+    return data
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of at most MAX_JSON_BYTES. Raises ArtifactError."""
+    return parse_json_object(read_text(path), path.name)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file of at most MAX_JSON_BYTES. Raises ArtifactError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ArtifactError(f"{path.name}: larger than {MAX_JSON_BYTES} bytes")
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path.name}: not UTF-8: {error}") from error
+    except OSError as error:
+        raise ArtifactError(f"{path.name}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors file: its bytes are file[begin:end]."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+_DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+def read_safetensors_header(path: Path) -> list[TensorEntry]:
+    """The tensors of a safetensors file, with every offset checked against the file's size.
+
+    Reads the header only. Raises ArtifactError if the file is not safetensors, the header is
+    over MAX_HEADER_BYTES, or sizes, offsets and shapes do not agree.
+    """
+    where = path.name
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise ArtifactError(f"{where}: not a safetensors file: {size} bytes")
+            (length,) = struct.unpack("<Q", prefix)
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise ArtifactError(
+                    f"{where}: not a safetensors file: header of {length} bytes in a file of {size}"
+                )
+            header = file.read(length)
+    except OSError as error:
+        raise ArtifactError(f"{where}: cannot be read: {error.strerror}") from error
+    try:
+        text = header.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{where}: not a safetensors file: header is not UTF-8") from error
+    data = parse_json_object(text, where)
+    entries = [
+        _entry(where, name, value, 8 + length)
+        for name, value in data.items()
+        if name != "__metadata__"
+    ]
+    entries.sort(key=lambda entry: entry.begin)
+    position = 8 + length
+    for entry in entries:
+        if entry.begin != position:
+            raise ArtifactError(f"{where}: tensor {entry.name!r}: bytes overlap or leave a gap")
+        position = entry.end
+    if position != size:
+        raise ArtifactError(f"{where}: tensors end at byte {position}, the file at {size}")
+    return entries
+
+
+def _entry(where: str, name: str, value: Any, offset: int) -> TensorEntry:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry") from error
+    numbers = (*shape, begin, end)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry")
+    if dtype not in _DTYPE_BYTES:
+        raise ArtifactError(f"{where}: tensor {name!r}: unknown dtype {dtype!r}")
+    num_bytes = _DTYPE_BYTES[dtype]
+    for dim in shape:
+        num_bytes *= dim
+    if end - begin != num_bytes:
+        raise ArtifactError(
+            f"{where}: tensor {name!r}: {end - begin} bytes, shape and dtype need {num_bytes}"
+        )
+    return TensorEntry(name, dtype, shape, offset + begin, offset + end)
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(directory: Path, manifest: Manifest) -> str:
+    """The content hash of a version, in hex: what makes two adapters the same adapter.
+
+    Covers adapter_config.json (keys sorted, without those that only say where the base lay), the
+    tensors, the prompt template and the base fields. Names, sidecars and times are outside.
+    """
+    config = read_json_object(directory / CONFIG_FILE)
+    canonical = {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}
+    digest = hashlib.sha256()
+    for part in (
+        json.dumps(canonical, sort_keys=True),
+        json.dumps(manifest.prompt_template),
+        manifest.base_fingerprint,
+        manifest.quantization,
+    ):
+        digest.update(hashlib.sha256(part.encode()).digest())
+    _hash_tensors(digest, [directory / TENSORS_FILE])
+    return digest.hexdigest()
+
+
+def base_fingerprint(directory: Path) -> str:
+    """sha256 of a base checkpoint: its tensors by name, and its tokenizer's files.
+
+    `directory` is an ordinary model directory with safetensors weights. Sharding does not matter.
+    Raises ArtifactError if there are no safetensors files.
+    """
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise ArtifactError(f"{directory}: holds no *.safetensors weights")
+    digest = hashlib.sha256()
+    _hash_tensors(digest, weights)
+    for name in _TOKENIZER_FILES:
+        if (directory / name).is_file():
+            digest.update(f"{name}\0{sha256_file(directory / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hash_tensors(digest: "hashlib._Hash", paths: Iterable[Path]) -> None:
+    entries = [(entry, path) for path in paths for entry in read_safetensors_header(path)]
+    for entry, path in sorted(entries, key=lambda pair: pair[0].name):
+        digest.update(f"{entry.name}\0{entry.dtype}\0{list(entry.shape)}\0".encode())
+        with path.open("rb") as file:
+            for block in _blocks(file, entry.begin, entry.end):
+                digest.update(block)
+
+
+def _blocks(file: BinaryIO, begin: int, end: int, block_bytes: int = 1 << 20) -> Iterator[bytes]:
+    file.seek(begin)
+    while begin < end:
+        block = file.read(min(block_bytes, end - begin))
+        if not block:
+            raise ArtifactError(f"{file.name}: truncated")
+        begin += len(block)
+        yield block
+
+
+def seal(directory: Path, manifest: Manifest) -> Manifest:
+    """Writes understudy.json for `directory`'s files and returns it with its hashes filled in."""
+    sealed = Manifest(
+        **{
+            **asdict(manifest),
+            "files": {name: sha256_file(directory / name) for name in (CONFIG_FILE, TENSORS_FILE)},
+            "content_hash": content_hash(directory, manifest),
+        }
+    )
+    (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
+    return sealed
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of an artifact, or None for a plain PEFT directory. Raises ArtifactError."""
+    path = directory / MANIFEST_FILE
+    return Manifest.from_json(read_text(path)) if path.exists() else None
+
+
+def verify(directory: Path) -> Manifest:
+    """Re-hashes an artifact against its manifest. Raises ArtifactError naming what differs."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise ArtifactError(f"{directory.name}: holds no {MANIFEST_FILE}")
+    for name, expected in manifest.files.items():
+        if name not in (CONFIG_FILE, TENSORS_FILE):
+            raise ArtifactError(f"{MANIFEST_FILE}: unexpected file {name!r}")
+        if not (directory / name).is_file():
+            raise ArtifactError(f"{name}: missing")
+        if sha256_file(directory / name) != expected:
+            raise ArtifactError(f"{name}: sha256 differs from the manifest")
+    if content_hash(directory, manifest) != manifest.content_hash:
+        raise ArtifactError(f"{MANIFEST_FILE}: content hash differs from the files")
+    return manifest
