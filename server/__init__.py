@@ -1,0 +1,1 @@
+"""The gRPC server: one quantized base model, a different adapter per request."""

@@ -1,0 +1,73 @@
+"""The server's errors.
+
+    ServerError
+    ├── InvalidRequestError       a request field is wrong            INVALID_ARGUMENT
+    ├── AdapterNotFoundError      no such adapter, version or alias   NOT_FOUND
+    ├── AdapterRefusedError       an artifact cannot be served        FAILED_PRECONDITION
+    ├── QueueFullError            try again after retry_delay_s       RESOURCE_EXHAUSTED
+    ├── DeadlineError             the deadline passed, or cannot be met  DEADLINE_EXCEEDED
+    ├── RequestCancelledError     the client went away                CANCELLED
+    ├── DrainingError             the server is shutting down         UNAVAILABLE
+    ├── UnsupportedError          a method or option that comes later UNIMPLEMENTED
+    └── StartupError              wrong configuration, base or port   (exit code 2)
+
+Messages are written for the client: they name the field, the value and the remedy, and hold no
+path of the server's machine. `server.rpc` maps the tree to gRPC statuses in one table; anything
+else is INTERNAL with a generic text.
+"""
+
+
+class ServerError(Exception):
+    """Root of the tree."""
+
+
+class InvalidRequestError(ServerError):
+    """A request field is wrong. `field` is its path in the proto message, such as `sampling.top_p`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class AdapterNotFoundError(ServerError):
+    """No such adapter. `close` are the names nearest to the one asked for."""
+
+    def __init__(self, name: str, close: tuple[str, ...] = ()) -> None:
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        super().__init__(f"adapter {name[:200]!r} not found{hint}")
+        self.name = name
+        self.close = close
+
+
+class AdapterRefusedError(ServerError):
+    """An artifact cannot be served; the message says why."""
+
+
+class QueueFullError(ServerError):
+    """The queue is full. `retry_delay_s` is when to try again."""
+
+    def __init__(self, queue_size: int, retry_delay_s: float) -> None:
+        super().__init__(
+            f"the queue is full ({queue_size} requests); retry in {retry_delay_s:.1f} s"
+        )
+        self.retry_delay_s = retry_delay_s
+
+
+class DeadlineError(ServerError):
+    """The request's deadline passed, or cannot be met."""
+
+
+class RequestCancelledError(ServerError):
+    """The request was cancelled by its client."""
+
+
+class DrainingError(ServerError):
+    """The server is shutting down and takes no new requests."""
+
+
+class UnsupportedError(ServerError):
+    """A method or option of the wire that this version does not serve."""
+
+
+class StartupError(ServerError):
+    """The server cannot start: configuration, base or port. One line for the operator."""

@@ -1,0 +1,178 @@
+"""Shared nouns of the server: what the wire asks, what the engine answers.
+
+Plain frozen data without torch or grpc. A request comes in as `Request`; the engine answers it
+through `Request.emit` with any number of `Delta` events, then exactly one terminal event:
+`Finished`, `Scored` or `Failed`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+
+class FinishReason(Enum):
+    """Why a generation ended."""
+
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. `temperature` 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingParams:
+    """When a generation ends."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class Lease(Protocol):
+    """A hold on one adapter version, so that it stays in memory while a request runs.
+
+    Made by `server.adapters`; the engine releases it with the request's terminal event.
+    """
+
+    @property
+    def name(self) -> str:
+        """Adapter name."""
+
+    @property
+    def version(self) -> str:
+        """Adapter version."""
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions of the context that the adapter itself takes. 0 for LoRA."""
+
+    def release(self) -> None:
+        """Ends the hold. Safe to call from any thread, and more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the most likely tokens at a position."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log-probability (natural logarithm)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts and times of one request. Times in seconds since acceptance."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    num_cached_tokens: int
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New tokens and the text they decided. `text` may lag behind `token_ids`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal: a generation ended. `text` and `token_ids` are those of the whole generation."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    reason: FinishReason
+    stop: str
+    logprobs: tuple[TokenLogprob, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScore:
+    """The log-likelihood of one continuation."""
+
+    logprob: float
+    is_greedy: bool
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Terminal: every continuation was scored, in order."""
+
+    scores: tuple[ContinuationScore, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: cancelled, past its deadline, or an error. `error` is a ServerError if expected."""
+
+    error: Exception
+
+
+Event = Delta | Finished | Scored | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One accepted request.
+
+    `emit` is called from the engine's thread and must not block; after a terminal event it is
+    never called again. `deadline_s` and `arrival_s` are on the clock of `time.monotonic`.
+    `continuations` is non-empty for Score and empty for generations.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    lease: Lease | None
+    sampling: SamplingParams
+    stopping: StoppingParams
+    emit: Callable[[Event], None]
+    arrival_s: float
+    deadline_s: float | None = None
+    num_logprobs: int | None = None
+    """None: no log-probabilities. 0: the chosen token's. n: also the n most likely ones."""
+    continuations: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine is doing now, for metrics and tests."""
+
+    num_running: int
+    num_waiting: int
+    num_used_blocks: int
+    num_total_blocks: int
+    num_steps: int
+    num_generated_tokens: int
+    num_prompt_tokens: int
+    slots: tuple[str, ...] = field(default=())
+    """`name@version` of the adapters in device slots."""
