@@ -22,7 +22,7 @@ class ServerError(Exception):
 
 
 class InvalidRequestError(ServerError):
-    """A request field is wrong. `field` is its path in the proto message, such as `sampling.top_p`."""
+    """A request field is wrong. `field` is its path in the message: `sampling.top_p`."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")

@@ -5,7 +5,7 @@ through `Request.emit` with any number of `Delta` events, then exactly one termi
 `Finished`, `Scored` or `Failed`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -57,8 +57,37 @@ class Lease(Protocol):
     def num_virtual_tokens(self) -> int:
         """Positions of the context that the adapter itself takes. 0 for LoRA."""
 
+    @property
+    def weights(self) -> object:
+        """`server.adapters.lora.LoraWeights` or `server.adapters.soft_prompt.SoftPrompt`."""
+
     def release(self) -> None:
         """Ends the hold. Safe to call from any thread, and more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseInfo:
+    """The base model as loaded: what adapters are checked against and GetModelInfo reports."""
+
+    name: str
+    fingerprint: str
+    architecture: str
+    quantization: str
+    """`nf4`, `int8` or `none`."""
+    weight_form: str
+    """How quantized weights are held: `nf4_held`, `nf4_packed`, `int8`, `dense`."""
+    dtype: str
+    device: str
+    max_context_tokens: int
+    vocab_size: int
+    hidden_size: int
+    num_parameters: int
+    resident_bytes: int
+    int8_threshold: float
+    deterministic: bool
+    linear_shapes: Mapping[str, tuple[int, int]]
+    """(out_features, in_features) of each linear an adapter may target, by its full module path
+    as in the checkpoint, such as `model.layers.0.self_attn.q_proj`."""
 
 
 @dataclass(frozen=True, slots=True)
