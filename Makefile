@@ -1,0 +1,47 @@
+# Everything runs in .venv, which `make` builds from requirements.lock on first use.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench proto lock clean
+
+BIN := .venv/bin
+READY := .venv/.installed
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(READY) ## train two adapters, serve them in one batch, score them
+	$(BIN)/python -m demo
+
+test: $(READY) ## run the tests (no GPU, no network)
+	$(BIN)/python -m pytest tests
+
+check: $(READY) ## ruff, mypy, import rules, buf lint and breaking, stubs up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	scripts/buf.sh lint
+	scripts/breaking.sh
+	$(BIN)/python scripts/stubs.py --check
+
+bench: $(READY) ## measure throughput and latency of the server on this machine
+	$(BIN)/python -m tests.bench
+
+proto: $(READY) ## generate the Python stubs from proto/
+	$(BIN)/python scripts/stubs.py
+
+lock: $(READY) ## write requirements.lock anew (UPGRADE="NAME ..." takes newer versions)
+	$(BIN)/python scripts/lock.py --upgrade $(UPGRADE)
+
+clean: ## remove .venv, caches and run outputs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build dist client/build client/dist runs demo-run
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf *.egg-info client/*.egg-info
+
+$(READY): requirements.lock pyproject.toml client/pyproject.toml
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		{ python=$$(scripts/find_python.sh) && "$$python" -m venv .venv; }
+	$(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable client --editable .
+	touch $@
