@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 # A template longer than this is not a prompt; refusing it bounds parsing cost.
 MAX_TEMPLATE_CHARS = 65_536
@@ -23,8 +23,17 @@ class PromptError(ValueError):
     """The template is invalid, or the values given do not fit it."""
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, without the two operators that turn a few bytes into gigabytes."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError(f"operator {operator!r} is not allowed in a prompt template")
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
     for name in ("range", "lipsum", "cycler", "joiner", "namespace"):

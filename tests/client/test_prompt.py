@@ -1,0 +1,55 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from understudy.prompt import PromptError, PromptTemplate
+
+
+@given(st.text())
+def test_values_enter_the_prompt_unchanged(text: str) -> None:
+    assert PromptTemplate("Q: {{ input }}\nA:").render({"input": text}) == f"Q: {text}\nA:"
+
+
+def test_trailing_newline_is_kept() -> None:
+    assert PromptTemplate("{{ input }}\n").render({"input": "x"}) == "x\n"
+
+
+def test_messages_render_in_order() -> None:
+    template = PromptTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    assert template.render({"messages": messages}) == "user: hi\nassistant: yes\n"
+
+
+def test_missing_and_unknown_variables_are_named() -> None:
+    with pytest.raises(PromptError, match="missing input; unknown inptu"):
+        PromptTemplate("{{ input }}").render({"inptu": "x"})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ input", "line 1"),
+        ("no variable", "names no variable"),
+        ("{{ input }}" + "x" * 70_000, "characters"),
+    ],
+)
+def test_invalid_templates_are_refused(template: str, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        PromptTemplate(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ input.__class__.__mro__ }}",
+        "{{ input * 999999999 }}",
+        "{{ 9 ** 9999999 }}{{ input }}",
+        "{% for i in range(10 ** 9) %}{{ input }}{% endfor %}",
+        "{% for a in input %}{% for b in input %}{% for c in input %}{{ input }}"
+        "{% endfor %}{% endfor %}{% endfor %}",
+        "{{ cycler.__init__.__globals__ }}{{ input }}",
+        "{% include '/etc/passwd' %}{{ input }}",
+    ],
+)
+def test_hostile_templates_are_stopped(template: str) -> None:
+    with pytest.raises(PromptError):
+        PromptTemplate(template).render({"input": "a" * 2000})
