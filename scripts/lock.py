@@ -1,4 +1,4 @@
-"""Write requirements.lock: exact versions of everything the two distributions and their checks need.
+"""Write requirements.lock: exact versions of all that both distributions and their checks need.
 
 Versions already in the lock are kept, so a run changes only what the pyproject files ask for.
 `--upgrade NAME` frees one package. torch's CUDA libraries are left out: torch pins them itself, and
