@@ -4,6 +4,7 @@
     ├── InvalidRequestError       a request field is wrong            INVALID_ARGUMENT
     ├── AdapterNotFoundError      no such adapter, version or alias   NOT_FOUND
     ├── AdapterRefusedError       an artifact cannot be served        FAILED_PRECONDITION
+    ├── AdapterMemoryError        no room for one more adapter        RESOURCE_EXHAUSTED
     ├── QueueFullError            try again after retry_delay_s       RESOURCE_EXHAUSTED
     ├── DeadlineError             the deadline passed, or cannot be met  DEADLINE_EXCEEDED
     ├── RequestCancelledError     the client went away                CANCELLED
@@ -41,6 +42,10 @@ class AdapterNotFoundError(ServerError):
 
 class AdapterRefusedError(ServerError):
     """An artifact cannot be served; the message says why."""
+
+
+class AdapterMemoryError(ServerError):
+    """Host memory for adapters is full of versions that are pinned or in use."""
 
 
 class QueueFullError(ServerError):
