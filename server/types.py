@@ -189,7 +189,52 @@ class Request:
     """None: no log-probabilities. 0: the chosen token's. n: also the n most likely ones."""
     continuations: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
+    """Higher runs earlier."""
     tenant: str = ""
+    stream: bool = True
+    """False: no `Delta` events, only the terminal one; spares the caller a wake-up per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one engine step did."""
+
+    duration_s: float
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_sequences: int
+    num_waiting: int
+    num_used_blocks: int
+    num_total_blocks: int
+
+
+class EngineMetrics(Protocol):
+    """What the engine reports. Called from the engine's thread; must not block or raise.
+
+    `adapter` is the adapter's name, or `base` for requests without one.
+    """
+
+    def step(self, record: StepRecord) -> None:
+        """A step ran."""
+
+    def request_accepted(self, adapter: str) -> None:
+        """`submit` took a request. The only call made from the submitting thread."""
+
+    def request_started(self, adapter: str, queue_s: float) -> None:
+        """A request's first step begins, `queue_s` after its arrival."""
+
+    def first_token(self, adapter: str, seconds: float) -> None:
+        """A generation drew its first token, `seconds` after its arrival."""
+
+    def request_ended(self, adapter: str, outcome: str, usage: "Usage | None") -> None:
+        """The terminal event. `outcome`: `eos`, `stop`, `length`, `scored`, `cancelled`,
+        `deadline`, `draining` or `error`; `usage` where the request finished."""
+
+    def preempted(self) -> None:
+        """A sequence lost its blocks and will be recomputed."""
+
+    def adapter_placed(self, adapter: str, seconds: float) -> None:
+        """An adapter's weights were copied to a device slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Adapters: reading artifacts, the store, and which versions are in memory."""

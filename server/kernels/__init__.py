@@ -1,0 +1,1 @@
+"""Batched operations of a step: public interface and dispatch."""

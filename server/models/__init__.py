@@ -1,0 +1,1 @@
+"""The base model: loading, our linears and attention in place."""
