@@ -1,0 +1,224 @@
+"""The command line `understudy`: generate, score, tokenize, adapters, info.
+
+Exit codes: 0 done, 1 the server failed, 2 wrong input or no such adapter, 130 Ctrl-C.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, TypeAlias
+
+from understudy import _commands
+from understudy._output import printable
+from understudy.client import Client
+from understudy.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnderstudyError,
+)
+from understudy.types import Tier
+
+DEFAULT_SERVER = "localhost:50051"
+DEFAULT_TIMEOUT_S = 60.0
+
+EXIT_SERVER = 1
+EXIT_INPUT = 2
+EXIT_INTERRUPT = 128 + signal.SIGINT
+
+_INPUT_ERRORS = (InvalidArgumentError, NotFoundError, FailedPreconditionError, AlreadyExistsError)
+
+_EXAMPLES = """\
+examples:
+  understudy generate --adapter summary "Customer: my parcel is late ..."
+  echo "some text" | understudy generate --adapter summary -
+  understudy generate --raw --temperature 0.8 --seed 7 "Once upon a time"
+  understudy generate --json --adapter summary "..." | jq -r .generations[0].text
+  understudy score --adapter reviews "The food was cold." " good" " bad"
+  understudy tokenize --adapter summary "some text"
+  understudy adapters list
+  understudy adapters load summary --pin
+  understudy info --server gpu1:50051 --json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = _parser().parse_args(argv)
+    server = args.server or os.environ.get("UNDERSTUDY_SERVER") or DEFAULT_SERVER
+    try:
+        with Client(server) as client:
+            args.command(client, args)
+            sys.stdout.flush()
+    except UnderstudyError as error:
+        print(f"understudy: {_one_line(error, server)}", file=sys.stderr)
+        return EXIT_INPUT if isinstance(error, _INPUT_ERRORS) else EXIT_SERVER
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPT
+    except BrokenPipeError:
+        # The reader has gone; what is left in stdout's buffer must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SERVER
+    return 0
+
+
+def _one_line(error: UnderstudyError, server: str) -> str:
+    message = " ".join(printable(line) for line in error.message.splitlines())
+    if isinstance(error, _INPUT_ERRORS):
+        return message
+    return f"{server}: {error.code.name}: {message}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = _Parser(
+        prog="understudy",
+        description="Client of the Understudy server: one base model, an adapter per request.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--server",
+        metavar="ADDR",
+        help=f"HOST:PORT (default: $UNDERSTUDY_SERVER, or {DEFAULT_SERVER})",
+    )
+    common.add_argument(
+        "--timeout",
+        type=seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="seconds the call may take, 0 for no limit (default: %(default)g)",
+    )
+    common.add_argument("--json", action="store_true", help="print JSON on stdout")
+
+    prompt = argparse.ArgumentParser(add_help=False)
+    prompt.add_argument(
+        "--adapter",
+        default="",
+        metavar="NAME",
+        help="NAME, NAME@VERSION or NAME@ALIAS (default: the bare base)",
+    )
+    prompt.add_argument(
+        "--raw", action="store_true", help="take the text as the whole prompt, without template"
+    )
+
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_generate(commands, [common, prompt])
+    _add_score(commands, [common, prompt])
+
+    tokenize = commands.add_parser(
+        "tokenize", parents=[common, prompt], help="show the tokens a request would run"
+    )
+    tokenize.add_argument("text", help="the text, - for stdin")
+    tokenize.set_defaults(command=_commands.tokenize)
+
+    _add_adapters(commands, common)
+
+    info = commands.add_parser("info", parents=[common], help="show what the server holds")
+    info.set_defaults(command=_commands.info)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_generate(commands: _Commands, parents: list[argparse.ArgumentParser]) -> None:
+    generate = commands.add_parser(
+        "generate",
+        parents=parents,
+        help="generate text, shown as it comes",
+        epilog='example: understudy generate --adapter summary --max-tokens 64 "some text"',
+    )
+    generate.add_argument("text", help="the input, - for stdin")
+    generate.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to generate")
+    generate.add_argument(
+        "--temperature", type=float, metavar="T", help="0: greedy (default), higher: more varied"
+    )
+    generate.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
+    generate.add_argument(
+        "--top-p", type=float, metavar="P", help="keep the likeliest tokens up to probability P"
+    )
+    generate.add_argument("--seed", type=int, metavar="N", help="seed of the draw")
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text (may be repeated)",
+    )
+    generate.add_argument(
+        "--logprobs", action="store_true", help="show each token's log-probability"
+    )
+    generate.add_argument(
+        "--stream",
+        action="store_true",
+        help="with --json: one line per event instead of one document",
+    )
+    generate.set_defaults(command=_commands.generate)
+
+
+def _add_score(commands: _Commands, parents: list[argparse.ArgumentParser]) -> None:
+    score = commands.add_parser(
+        "score",
+        parents=parents,
+        help="log-likelihood of continuations of one context",
+        epilog='example: understudy score --adapter reviews "The food was cold." " good" " bad"',
+    )
+    score.add_argument("context", help="the context, - for stdin")
+    score.add_argument("continuations", nargs="+", metavar="continuation")
+    score.add_argument("--logprobs", action="store_true", help="show each token's log-probability")
+    score.set_defaults(command=_commands.score)
+
+
+def _add_adapters(commands: _Commands, common: argparse.ArgumentParser) -> None:
+    adapters = commands.add_parser("adapters", help="list, load, unload and show adapters")
+    actions = adapters.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", parents=[common], help="list the adapters")
+    listing.add_argument("--prefix", default="", help="names that start with this")
+    listing.add_argument("--method", default="", help="such as lora or prompt_tuning")
+    tiers = [tier.value for tier in Tier if tier is not Tier.UNSPECIFIED]
+    listing.add_argument("--tier", choices=tiers, help="where the tensors are")
+    listing.set_defaults(command=_commands.list_adapters)
+
+    load = actions.add_parser("load", parents=[common], help="load an adapter")
+    load.add_argument("name")
+    load.add_argument(
+        "--source",
+        default="",
+        metavar="DIR",
+        help="directory on the server's machine (default: the newest version in its store)",
+    )
+    load.add_argument("--pin", action="store_true", help="keep it in memory")
+    load.set_defaults(command=_commands.load_adapter)
+
+    unload = actions.add_parser("unload", parents=[common], help="take an adapter out of service")
+    unload.add_argument("name", help="NAME, NAME@VERSION or NAME@ALIAS")
+    unload.set_defaults(command=_commands.unload_adapter)
+
+    show = actions.add_parser("show", parents=[common], help="show one adapter")
+    show.add_argument("name", help="NAME, NAME@VERSION or NAME@ALIAS")
+    show.set_defaults(command=_commands.show_adapter)
+
+
+def seconds(text: str) -> float | None:
+    """A time limit from the command line; 0 is None, no limit."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
+    return value or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The commands of the command line: each takes a client and the parsed arguments."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from types import MappingProxyType
+
+from understudy._output import print_json, print_json_line, print_table, printable
+from understudy.client import Client
+from understudy.errors import invalid_argument
+from understudy.types import (
+    AdapterInfo,
+    GenerateRequest,
+    Input,
+    OutputOptions,
+    RawPrompt,
+    SamplingParams,
+    StoppingParams,
+    StreamDelta,
+    StreamEvent,
+    StreamFinished,
+    StreamStarted,
+    Tier,
+    TokenLogprob,
+)
+
+_EVENT_NAMES: Mapping[type[StreamEvent], str] = MappingProxyType(
+    {StreamStarted: "started", StreamDelta: "delta", StreamFinished: "finished"}
+)
+
+
+def read_text(text: str) -> str:
+    """The argument itself, or all of stdin without its last line break for `-`."""
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise invalid_argument("stdin", f"not UTF-8 at byte {error.start}") from None
+
+
+def _input(args: argparse.Namespace, text: str) -> Input:
+    return RawPrompt(read_text(text)) if args.raw else read_text(text)
+
+
+def generate(client: Client, args: argparse.Namespace) -> None:
+    """Streams text; with --json one document, with --json --stream one line per event."""
+    request = GenerateRequest(
+        _input(args, args.text),
+        adapter=args.adapter,
+        sampling=SamplingParams(
+            temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed
+        ),
+        stopping=StoppingParams(max_tokens=args.max_tokens, stop=args.stop),
+        output=OutputOptions(logprobs=args.logprobs),
+    )
+    if args.json and not args.stream:
+        print_json(client.generate(request, timeout=args.timeout))
+        return
+    logprobs: list[TokenLogprob] = []
+    with client.stream(request, timeout=args.timeout) as events:
+        for event in events:
+            if args.json:
+                print_json_line({"event": _EVENT_NAMES[type(event)], **asdict(event)})
+            elif isinstance(event, StreamDelta):
+                print(event.text, end="", flush=True)
+                logprobs += event.logprobs
+    if not args.json:
+        print()
+    if logprobs:
+        rows = [(f"{t.logprob:.4f}", str(t.token_id), printable(t.token)) for t in logprobs]
+        print()
+        print_table(("logprob", "id", "token"), rows)
+
+
+def score(client: Client, args: argparse.Namespace) -> None:
+    """A table of log-likelihoods, the best one marked."""
+    result = client.score(
+        _input(args, args.context),
+        args.continuations,
+        adapter=args.adapter,
+        token_logprobs=args.logprobs,
+        timeout=args.timeout,
+    )
+    if args.json:
+        print_json(result)
+        return
+    best = max(score.logprob for score in result.scores)
+    rows = [
+        (
+            "*" if score.logprob == best else "",
+            f"{score.logprob:.4f}",
+            f"{score.logprob / score.num_tokens:.4f}" if score.num_tokens else "-",
+            str(score.num_tokens),
+            "yes" if score.is_greedy else "no",
+            printable(text),
+        )
+        for score, text in zip(result.scores, args.continuations, strict=True)
+    ]
+    print_table(("", "logprob", "per token", "tokens", "greedy", "continuation"), rows)
+    if args.logprobs:
+        for score, text in zip(result.scores, args.continuations, strict=True):
+            print(f"\n{printable(text)}")
+            tokens = [
+                (f"{t.logprob:.4f}", str(t.token_id), printable(t.token)) for t in score.tokens
+            ]
+            print_table(("logprob", "id", "token"), tokens)
+
+
+def tokenize(client: Client, args: argparse.Namespace) -> None:
+    """Token ids with their texts."""
+    result = client.tokenize(_input(args, args.text), adapter=args.adapter, timeout=args.timeout)
+    if args.json:
+        print_json(result)
+        return
+    rows = [
+        (str(token_id), printable(token))
+        for token_id, token in zip(result.token_ids, result.tokens, strict=True)
+    ]
+    print_table(("id", "token"), rows)
+    print(f"\n{len(rows)} tokens")
+
+
+def info(client: Client, args: argparse.Namespace) -> None:
+    """What the server holds."""
+    result = client.model_info(timeout=args.timeout)
+    if args.json:
+        print_json(result)
+        return
+    rows = [(field.name, _cell(getattr(result, field.name))) for field in fields(result)]
+    print_table(("server", client.address), rows)
+
+
+def list_adapters(client: Client, args: argparse.Namespace) -> None:
+    """A table of adapters."""
+    adapters = list(
+        client.adapters.list(
+            name_prefix=args.prefix,
+            method=args.method,
+            tier=Tier(args.tier) if args.tier else Tier.UNSPECIFIED,
+            timeout=args.timeout,
+        )
+    )
+    if args.json:
+        print_json({"adapters": [asdict(adapter) for adapter in adapters]})
+        return
+    rows = [
+        (
+            adapter.name,
+            adapter.version[:12],
+            adapter.method,
+            adapter.tier + (", pinned" if adapter.pinned else ""),
+            f"{adapter.size_bytes / 1024:.1f}",
+            str(adapter.num_leases),
+            ", ".join(adapter.aliases),
+        )
+        for adapter in adapters
+    ]
+    print_table(("name", "version", "method", "tier", "KiB", "leases", "aliases"), rows)
+
+
+def load_adapter(client: Client, args: argparse.Namespace) -> None:
+    """Loads an adapter and says which version it is."""
+    result = client.adapters.load(args.name, source=args.source, pin=args.pin, timeout=args.timeout)
+    if args.json:
+        print_json(result)
+        return
+    print(f"loaded {result.adapter.name}@{result.adapter.version} in {result.load_s:.2f} s")
+    _print_warnings(result.adapter)
+
+
+def unload_adapter(client: Client, args: argparse.Namespace) -> None:
+    """Unloads an adapter and says how many requests still run on it."""
+    num_leases = client.adapters.unload(args.name, timeout=args.timeout)
+    if args.json:
+        print_json({"adapter": args.name, "num_leases": num_leases})
+    else:
+        print(f"unloaded {args.name}; {num_leases} requests still run on it")
+
+
+def show_adapter(client: Client, args: argparse.Namespace) -> None:
+    """One adapter with its manifest and evaluation results."""
+    details = client.adapters.get(args.name, timeout=args.timeout)
+    if args.json:
+        print_json(details)
+        return
+    adapter = details.adapter
+    rows = [
+        (field.name, _cell(getattr(adapter, field.name)))
+        for field in fields(adapter)
+        if field.name not in ("name", "warnings")
+    ]
+    print_table(("adapter", adapter.name), rows)
+    if details.manifest and details.manifest.get("prompt_template"):
+        print(f"\nprompt template:\n{details.manifest['prompt_template']}")
+    if details.evals:
+        print(f"\nevaluations: {', '.join(sorted(details.evals))}")
+    _print_warnings(adapter)
+
+
+def _print_warnings(adapter: AdapterInfo) -> None:
+    for warning in adapter.warnings:
+        print(f"understudy: warning: {adapter.name}: {warning}", file=sys.stderr)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == "" else str(value)
+
+
+Command = Callable[[Client, argparse.Namespace], None]
