@@ -11,92 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import peft
 import pytest
-import torch
 from prometheus_client.parser import text_string_to_metric_families
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from understudy.artifact import Manifest, base_fingerprint, seal
 from understudy.store import publish
 
-CONTEXT = 2048
+from tests.tiny import lora_config, make_adapter, make_base, prompt_config
+
 READY_TIMEOUT_S = 120.0
-TEMPLATE = "Note: {{ input }}\nAnswer:"
-WORDS = (
-    "the late train left a quiet town before noon and nobody saw who had paid for both tickets "
-    "while rain fell on the old bridge, so the driver wrote a short note: wait for the next one."
-)
-
-
-def make_base(directory: Path, seed: int = 0) -> Path:
-    """Write a two-layer Llama with random weights and a byte-level tokenizer of 320 tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([WORDS], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=None,
-        eos_token_id=fast.eos_token_id,
-        # Wide enough that greedy choices are far from ties and depend on the whole prompt.
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    fast.save_pretrained(directory)
-    return directory
-
-
-def make_adapter(
-    base: Path, directory: Path, config: peft.PeftConfig, *, name: str, seed: int
-) -> Path:
-    """Write an artifact with random weights: PEFT's two files and the manifest."""
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.2)
-    model.save_pretrained(directory)
-    seal(
-        directory,
-        Manifest(
-            name=name,
-            method=config.peft_type.value.lower(),
-            base_fingerprint=base_fingerprint(base),
-            base_name=base.name,
-            base_architecture="LlamaForCausalLM",
-            quantization="nf4",
-            rank=getattr(config, "r", 0),
-            num_virtual_tokens=getattr(config, "num_virtual_tokens", 0) or 0,
-            prompt_template=TEMPLATE,
-        ),
-    )
-    return directory
-
-
-def lora_config() -> peft.LoraConfig:
-    return peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"
-    )
-
-
-def prompt_config() -> peft.PromptTuningConfig:
-    return peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
 
 
 @pytest.fixture(scope="session")
