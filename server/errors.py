@@ -31,11 +31,12 @@ class InvalidRequestError(ServerError):
 
 
 class AdapterNotFoundError(ServerError):
-    """No such adapter. `close` are the names nearest to the one asked for."""
+    """No such adapter. `close` are the names nearest to the one asked for; `note` says more."""
 
-    def __init__(self, name: str, close: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, close: tuple[str, ...] = (), note: str = "") -> None:
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        super().__init__(f"adapter {name[:200]!r} not found{hint}")
+        more = f"; {note}" if note else ""
+        super().__init__(f"adapter {name[:200]!r} not found{more}{hint}")
         self.name = name
         self.close = close
 

@@ -1,0 +1,250 @@
+"""From an artifact directory to an adapter version that can run.
+
+Reads `understudy.artifact`'s format, and plain PEFT directories. Everything about an artifact is
+checked here or in the method's reader, before anything reaches the engine: an artifact is data
+from elsewhere. Only safetensors is read, never pickle.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from server.adapters.lora import LoraWeights, read_lora
+from server.adapters.soft_prompt import SoftPrompt, read_soft_prompt
+from server.errors import AdapterRefusedError
+from server.types import BaseInfo
+from understudy.artifact import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    ArtifactError,
+    Manifest,
+    check_name,
+    content_hash,
+    parse_json_object,
+    read_manifest,
+    read_safetensors_header,
+    read_text,
+    verify,
+)
+from understudy.prompt import PromptTemplate
+from understudy.store import version_of
+
+Weights = LoraWeights | SoftPrompt
+Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], Weights]
+
+# PEFT's method name in lower case -> how to read its tensors.
+READERS: dict[str, Reader] = {
+    "lora": read_lora,
+    "prompt_tuning": read_soft_prompt,
+}
+_PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """One immutable version of one adapter, in host memory."""
+
+    name: str
+    version: str
+    method: str
+    weights: Weights
+    template: PromptTemplate | None
+    manifest_json: str
+    """`understudy.json` as it was read; empty for a plain PEFT directory."""
+    directory: Path
+    """Where it was read from, and where its sidecars lie."""
+    base_fingerprint: str
+    """Base it was trained on; empty where a plain PEFT directory does not say."""
+    trained_quantization: str
+    """Quantization of the base while training; empty where unknown."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensors in host memory."""
+        return self.weights.size_bytes
+
+    @property
+    def rank(self) -> int:
+        """Largest LoRA rank; 0 for soft prompts."""
+        return self.weights.rank if isinstance(self.weights, LoraWeights) else 0
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions of the context the adapter takes; 0 for LoRA."""
+        return self.weights.num_virtual_tokens if isinstance(self.weights, SoftPrompt) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactLimits:
+    """What an artifact may be at most."""
+
+    max_bytes: int
+    """Bytes of the tensor file."""
+    max_lora_rank: int
+    """Largest rank that the engine's device slots hold."""
+
+
+def load_artifact(
+    directory: Path,
+    base: BaseInfo,
+    limits: ArtifactLimits,
+    name: str,
+    root: Path | None = None,
+) -> AdapterVersion:
+    """Reads and checks the artifact in `directory`; it will serve as `name`.
+
+    Every file must lie below `root` after resolving symlinks (default: `directory` itself).
+    Raises AdapterRefusedError with the reason; messages name files, never their paths.
+    """
+    try:
+        check_name(name)
+        _check_files(directory, (root or directory).resolve())
+        return _load(directory, base, limits, name)
+    except ArtifactError as error:
+        raise AdapterRefusedError(str(error)) from error
+
+
+def _check_files(directory: Path, root: Path) -> None:
+    if not directory.is_dir():
+        raise AdapterRefusedError("source: no such directory")
+    for file_name in (CONFIG_FILE, TENSORS_FILE, MANIFEST_FILE):
+        path = directory / file_name
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise AdapterRefusedError(f"{file_name}: a symbolic link leads outside of the folder")
+        if path.exists() and not path.is_file():
+            raise AdapterRefusedError(f"{file_name}: not a regular file")
+    if not (directory / TENSORS_FILE).exists():
+        for pickle_name in _PICKLE_FILES:
+            if (directory / pickle_name).exists():
+                raise AdapterRefusedError(
+                    f"{pickle_name}: pickle files are never read; save the adapter as "
+                    f"{TENSORS_FILE} (PEFT: save_pretrained(..., safe_serialization=True))"
+                )
+        raise AdapterRefusedError(f"{TENSORS_FILE}: missing")
+    if not (directory / CONFIG_FILE).exists():
+        raise AdapterRefusedError(f"{CONFIG_FILE}: missing")
+
+
+def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) -> AdapterVersion:
+    tensors_path = directory / TENSORS_FILE
+    size = tensors_path.stat().st_size
+    if size > limits.max_bytes:
+        raise AdapterRefusedError(
+            f"{TENSORS_FILE}: {size} bytes, this server takes at most {limits.max_bytes}"
+        )
+    read_safetensors_header(tensors_path)
+    config_text = read_text(directory / CONFIG_FILE)
+    config = parse_json_object(config_text, CONFIG_FILE)
+    method = _method(config)
+    sealed = read_manifest(directory)
+    manifest = sealed or Manifest(
+        name=name,
+        method=method,
+        base_fingerprint=base.fingerprint,
+        base_name=base.name,
+        base_architecture=base.architecture,
+        quantization="",
+    )
+    if sealed is not None:
+        _check_manifest(sealed, method, base)
+        verify(directory)
+    data = tensors_path.read_bytes()
+    if sealed is not None:
+        # The bytes that are used are the bytes that were hashed, whatever happens to the file.
+        for file_name, used in ((TENSORS_FILE, data), (CONFIG_FILE, config_text.encode())):
+            if hashlib.sha256(used).hexdigest() != sealed.files.get(file_name):
+                raise AdapterRefusedError(f"{file_name}: sha256 differs from the manifest")
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise AdapterRefusedError(f"{TENSORS_FILE}: not a safetensors file: {error}") from error
+    weights = READERS[method](config, tensors, base)
+    _check_limits(weights, manifest, limits, base)
+    return AdapterVersion(
+        name=name,
+        version=version_of(
+            sealed.content_hash if sealed is not None else content_hash(directory, manifest)
+        ),
+        method=method,
+        weights=weights,
+        template=PromptTemplate(manifest.prompt_template) if manifest.prompt_template else None,
+        manifest_json=sealed.to_json() if sealed is not None else "",
+        directory=directory,
+        base_fingerprint=sealed.base_fingerprint if sealed is not None else "",
+        trained_quantization=manifest.quantization,
+        warnings=_warnings(sealed, base, name),
+    )
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str) or not peft_type:
+        raise AdapterRefusedError(f"{CONFIG_FILE}: field 'peft_type' must be a string")
+    method = peft_type.lower()
+    if method not in READERS:
+        raise AdapterRefusedError(
+            f"{CONFIG_FILE}: peft_type {peft_type[:80]!r} is not served; this server runs "
+            f"{', '.join(READERS)}"
+        )
+    return method
+
+
+def _check_manifest(manifest: Manifest, method: str, base: BaseInfo) -> None:
+    check_name(manifest.name)
+    if manifest.method != method:
+        raise AdapterRefusedError(
+            f"{MANIFEST_FILE}: method is {manifest.method[:80]!r}, {CONFIG_FILE} says {method!r}"
+        )
+    if manifest.base_fingerprint != base.fingerprint:
+        trained_on = manifest.base_name[:80] or "unknown"
+        raise AdapterRefusedError(
+            f"{MANIFEST_FILE}: trained on base {trained_on!r} with fingerprint "
+            f"{manifest.base_fingerprint[:64]}, this server's base {base.name!r} has "
+            f"{base.fingerprint}; serve that base or train the adapter again"
+        )
+
+
+def _check_limits(
+    weights: Weights, manifest: Manifest, limits: ArtifactLimits, base: BaseInfo
+) -> None:
+    if isinstance(weights, LoraWeights):
+        if weights.rank > limits.max_lora_rank:
+            raise AdapterRefusedError(
+                f"{CONFIG_FILE}: rank {weights.rank} is above this server's "
+                f"max_lora_rank {limits.max_lora_rank}"
+            )
+        stated, found, what = manifest.rank, weights.rank, "rank"
+    else:
+        if weights.num_virtual_tokens >= base.max_context_tokens:
+            raise AdapterRefusedError(
+                f"{CONFIG_FILE}: {weights.num_virtual_tokens} virtual tokens fill the context "
+                f"of {base.max_context_tokens}"
+            )
+        stated, found, what = (
+            manifest.num_virtual_tokens,
+            weights.num_virtual_tokens,
+            "num_virtual_tokens",
+        )
+    if stated and stated != found:
+        raise AdapterRefusedError(f"{MANIFEST_FILE}: {what} is {stated}, the tensors have {found}")
+
+
+def _warnings(sealed: Manifest | None, base: BaseInfo, name: str) -> tuple[str, ...]:
+    if sealed is None:
+        return (f"no {MANIFEST_FILE}: the base it was trained on could not be checked",)
+    found: list[str] = []
+    if sealed.quantization != base.quantization:
+        found.append(
+            f"trained on a base quantized {sealed.quantization!r}, served on {base.quantization!r}"
+        )
+    if sealed.name != name:
+        found.append(f"its manifest calls it {sealed.name!r}")
+    return tuple(found)

@@ -1,0 +1,42 @@
+"""A request's hold on one adapter version."""
+
+import threading
+from collections.abc import Callable
+
+from server.adapters.artifact import AdapterVersion
+
+
+class AdapterLease:
+    """A hold on one resident version; implements `server.types.Lease`."""
+
+    def __init__(self, adapter: AdapterVersion, release: Callable[[], None]) -> None:
+        self.adapter = adapter
+        self._release: Callable[[], None] | None = release
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Adapter name."""
+        return self.adapter.name
+
+    @property
+    def version(self) -> str:
+        """Adapter version."""
+        return self.adapter.version
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions of the context that the adapter itself takes."""
+        return self.adapter.num_virtual_tokens
+
+    @property
+    def weights(self) -> object:
+        """The adapter's tensors in host memory."""
+        return self.adapter.weights
+
+    def release(self) -> None:
+        """Ends the hold. Safe to call from any thread, and more than once."""
+        with self._lock:
+            release, self._release = self._release, None
+        if release is not None:
+            release()

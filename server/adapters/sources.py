@@ -1,0 +1,43 @@
+"""Which folders LoadAdapter may read: a request names a folder, the configuration allows some."""
+
+from pathlib import Path
+
+from server.errors import InvalidRequestError, UnsupportedError
+
+_MAX_SOURCE_CHARS = 1024
+
+
+def resolve_source(source: str, roots: tuple[Path, ...]) -> tuple[Path, Path]:
+    """The artifact directory that `source` names, and the root it lies below.
+
+    `source` is absolute, or relative to one of `roots`. Symlinks are resolved first; what then
+    lies outside of every root is refused, without saying whether it exists. Raises
+    InvalidRequestError, UnsupportedError for remote sources.
+    """
+    if "://" in source:
+        scheme = source.split("://", 1)[0]
+        raise UnsupportedError(f"source: remote sources ({scheme[:20]}://) are not served yet")
+    if not roots:
+        raise InvalidRequestError(
+            "source",
+            "this server allows no adapter folders; configure adapters.roots, or publish to the "
+            "store and leave source empty",
+        )
+    if len(source) > _MAX_SOURCE_CHARS or not source.isprintable():
+        raise InvalidRequestError("source", "must be a printable path of at most 1024 characters")
+    path = Path(source)
+    if ".." in path.parts:
+        raise InvalidRequestError("source", f"{source!r} contains '..'")
+    outside = False
+    for root in roots:
+        resolved_root = root.resolve()
+        resolved = (resolved_root / path).resolve()
+        if not resolved.is_relative_to(resolved_root):
+            outside = True
+        elif resolved.is_dir():
+            return resolved, resolved_root
+    if outside:
+        raise InvalidRequestError(
+            "source", f"{source!r} lies outside of the adapter folders that this server allows"
+        )
+    raise InvalidRequestError("source", f"{source!r}: no such directory in the adapter folders")

@@ -1,0 +1,284 @@
+"""Which adapter versions are in memory, who holds them, and which go when room is needed.
+
+Disk is the store; host memory is this class; device slots belong to the engine. A version leaves
+host memory when it is unloaded, superseded or evicted, and nobody holds a lease on it. Loading a
+new version of a name never touches the old one: requests in flight finish on theirs.
+"""
+
+import difflib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
+from server.adapters.lease import AdapterLease
+from server.adapters.sources import resolve_source
+from server.adapters.store import AdapterStore, Reference
+from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
+from server.metrics import Metrics
+from server.types import BaseInfo
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TierLimits:
+    """What the tiers may hold and read."""
+
+    max_host_bytes: int
+    artifact: ArtifactLimits
+    roots: tuple[Path, ...]
+    """Folders that LoadAdapter's `source` may name, beside the store."""
+
+
+@dataclass(slots=True)
+class Resident:
+    """A version in host memory. Fields change under the lock of `AdapterTiers`."""
+
+    adapter: AdapterVersion
+    stored: bool
+    """The store holds it, so that it can be evicted and come back."""
+    loaded_at: float
+    last_used_at: float
+    num_leases: int = 0
+    pinned: bool = False
+    retired: bool = False
+    """Takes no new leases; leaves memory with its last one."""
+
+
+class AdapterTiers:
+    """The adapters of one server. Methods marked *blocking* read the disk; all are thread-safe."""
+
+    def __init__(
+        self,
+        base: BaseInfo,
+        store: AdapterStore,
+        limits: TierLimits,
+        metrics: Metrics,
+        on_freed: Callable[[str, str], None],
+    ) -> None:
+        """`on_freed(name, version)` is called when a version has left host memory.
+
+        It may run in the engine's thread (the last lease ends there) and must not block.
+        """
+        self.store = store
+        self._base = base
+        self._limits = limits
+        self._metrics = metrics
+        self._on_freed = on_freed
+        self._lock = threading.Lock()
+        self._residents: dict[Key, Resident] = {}
+        # What a bare name means; stays when the version is evicted, so that it comes back.
+        self._current: dict[str, str] = {}
+        # `name` and `name@version` that were unloaded: not served again until loaded by request.
+        self._withdrawn: set[str] = set()
+
+    def try_acquire(self, reference: Reference) -> AdapterLease | None:
+        """A lease on a version in memory; None if it is not there, or is named by an alias."""
+        with self._lock:
+            resident = self._find(reference)
+            if resident is None or resident.retired:
+                return None
+            resident.num_leases += 1
+            resident.last_used_at = time.time()
+        adapter = resident.adapter
+        return AdapterLease(adapter, lambda: self._release((adapter.name, adapter.version)))
+
+    def prepare(self, reference: Reference) -> Reference:
+        """The exact version a reference means, loaded into memory if it was not. *Blocking.*
+
+        Raises AdapterNotFoundError with close names, AdapterRefusedError, AdapterMemoryError.
+        """
+        self._check_in_service(str(reference))
+        with self._lock:
+            resident = self._find(reference)
+            if resident is not None and not resident.retired:
+                return Reference(reference.name, resident.adapter.version)
+        version = self.resolve(reference)
+        exact = Reference(reference.name, version)
+        self._check_in_service(str(exact))
+        self._install(self._read_stored(exact), current=not reference.selector, pin=False)
+        return exact
+
+    def resolve(self, reference: Reference) -> str:
+        """The version a reference means, in memory or not. *Blocking.*
+
+        Raises AdapterNotFoundError with close names.
+        """
+        with self._lock:
+            version = reference.selector or self._current.get(reference.name, "")
+            if (reference.name, version) in self._residents:
+                return version
+        stored = self.store.resolve(Reference(reference.name, version))
+        stored = stored or self.store.resolve(reference)
+        if stored is None:
+            raise self.not_found(reference)
+        return stored
+
+    def load(self, name: str, source: str, pin: bool) -> Reference:
+        """Loads a version and makes it the one that `name` means. *Blocking.*
+
+        `source` is a directory (see `resolve_source`); empty: the newest version in the store.
+        Raises as `prepare`, and InvalidRequestError for a source that is not allowed.
+        """
+        started = time.monotonic()
+        try:
+            adapter = self._read(name, source)
+            self._install(adapter, current=True, pin=pin)
+        except Exception:
+            self._metrics.adapter_load_failed()
+            raise
+        self._metrics.adapter_loaded(name, time.monotonic() - started)
+        return Reference(name, adapter.version)
+
+    def unload(self, reference: Reference) -> int:
+        """Takes a version out of service; returns how many requests still hold it. *Blocking.*
+
+        Waits for nobody: its memory goes with the last lease. Raises AdapterNotFoundError.
+        """
+        version = self.resolve(reference)
+        key = (reference.name, version)
+        with self._lock:
+            self._withdrawn.add(f"{reference.name}@{version}")
+            if not reference.selector or self._current.get(reference.name) == version:
+                self._withdrawn.add(reference.name)
+                self._current.pop(reference.name, None)
+            resident = self._residents.get(key)
+            num_leases = resident.num_leases if resident else 0
+            freed = self._retire(key)
+        self._free(freed)
+        return num_leases
+
+    def pin(self, reference: Reference, pinned: bool) -> Reference:
+        """Keeps a version in memory, loading it if need be, or lets it go. *Blocking.*"""
+        exact = self.prepare(reference)
+        with self._lock:
+            resident = self._residents.get((exact.name, exact.selector))
+            if resident is None:
+                raise AdapterNotFoundError(str(exact))
+            resident.pinned = pinned
+        return exact
+
+    def residents(self) -> dict[Key, Resident]:
+        """The versions in memory by (name, version); copies, not live."""
+        with self._lock:
+            return {
+                key: replace(resident) for key, resident in self._residents.items()
+            }
+
+    def not_found(self, reference: Reference) -> AdapterNotFoundError:
+        """The error for an unknown reference, with the nearest known ones. *Blocking.*"""
+        name = reference.name
+        with self._lock:
+            resident = list(self._residents)
+        names = {*self.store.names(), *(key[0] for key in resident)}
+        if reference.selector and name in names:
+            selectors = {*self.store.aliases(name), *self.store.versions(name)}
+            selectors |= {version for other, version in resident if other == name}
+            close = difflib.get_close_matches(reference.selector, sorted(selectors))
+            return AdapterNotFoundError(str(reference), tuple(f"{name}@{c}" for c in close))
+        return AdapterNotFoundError(
+            str(reference), tuple(difflib.get_close_matches(name, sorted(names)))
+        )
+
+    def _check_in_service(self, reference: str) -> None:
+        with self._lock:
+            if reference in self._withdrawn:
+                raise AdapterNotFoundError(reference, note="it was unloaded; load it to serve it")
+
+    def _find(self, reference: Reference) -> Resident | None:
+        version = reference.selector or self._current.get(reference.name)
+        return self._residents.get((reference.name, version)) if version else None
+
+    def _read(self, name: str, source: str) -> AdapterVersion:
+        if source:
+            roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
+            directory, root = resolve_source(source, roots)
+            return load_artifact(directory, self._base, self._limits.artifact, name, root)
+        version = self.store.resolve(Reference(name))
+        if version is None:
+            raise self.not_found(Reference(name))
+        return self._read_stored(Reference(name, version))
+
+    def _read_stored(self, exact: Reference) -> AdapterVersion:
+        key = (exact.name, exact.selector)
+        with self._lock:
+            resident = self._residents.get(key)
+        if resident is not None:
+            return resident.adapter
+        directory = self.store.directory(*key)
+        adapter = load_artifact(directory, self._base, self._limits.artifact, exact.name)
+        if adapter.version != exact.selector:
+            raise AdapterRefusedError(
+                f"adapter {str(exact)!r}: its files now hold another version, {adapter.version}"
+            )
+        return adapter
+
+    def _install(self, adapter: AdapterVersion, *, current: bool, pin: bool) -> None:
+        key = (adapter.name, adapter.version)
+        stored = adapter.version in self.store.versions(adapter.name)
+        with self._lock:
+            old = self._current.get(adapter.name) if current else None
+            freed = self._make_room(adapter, old) if key not in self._residents else []
+            now = time.time()
+            resident = self._residents.setdefault(key, Resident(adapter, stored, now, now))
+            resident.retired = False
+            resident.pinned = resident.pinned or pin
+            self._withdrawn.discard(f"{adapter.name}@{adapter.version}")
+            if current:
+                self._withdrawn.discard(adapter.name)
+                self._current[adapter.name] = adapter.version
+                if old not in (None, adapter.version):
+                    superseded = self._residents.get((adapter.name, str(old)))
+                    if superseded is not None and not superseded.pinned:
+                        freed += self._retire((adapter.name, str(old)))
+        self._free(freed)
+
+    def _make_room(self, adapter: AdapterVersion, old: str | None) -> list[Key]:
+        """Drops idle versions until `adapter` fits: the one it replaces, then the least recent.
+
+        What the store does not hold could not come back, and stays until it is unloaded.
+        """
+        used = sum(r.adapter.size_bytes for r in self._residents.values())
+        excess = used + adapter.size_bytes - self._limits.max_host_bytes
+        idle = [
+            (key != (adapter.name, old), resident.last_used_at, key)
+            for key, resident in self._residents.items()
+            if not resident.num_leases and not resident.pinned
+            and (resident.stored or key == (adapter.name, old))
+        ]
+        chosen: list[Key] = []
+        for _, _, key in sorted(idle):
+            if excess <= 0:
+                break
+            excess -= self._residents[key].adapter.size_bytes
+            chosen.append(key)
+        if excess > 0:
+            raise AdapterMemoryError(
+                f"adapter {adapter.name!r} needs {adapter.size_bytes} bytes; of the "
+                f"{self._limits.max_host_bytes} for adapters, {excess} too few are free or idle"
+            )
+        return [freed for key in chosen for freed in self._retire(key)]
+
+    def _retire(self, key: Key) -> list[Key]:
+        resident = self._residents.get(key)
+        if resident is None:
+            return []
+        resident.retired = True
+        if resident.num_leases:
+            return []
+        del self._residents[key]
+        return [key]
+
+    def _release(self, key: Key) -> None:
+        with self._lock:
+            resident = self._residents[key]
+            resident.num_leases -= 1
+            freed = self._retire(key) if resident.retired and not resident.num_leases else []
+        self._free(freed)
+
+    def _free(self, freed: list[Key]) -> None:
+        for name, version in freed:
+            self._on_freed(name, version)
