@@ -123,14 +123,8 @@ class AdapterTiers:
         `source` is a directory (see `resolve_source`); empty: the newest version in the store.
         Raises as `prepare`, and InvalidRequestError for a source that is not allowed.
         """
-        started = time.monotonic()
-        try:
-            adapter = self._read(name, source)
-            self._install(adapter, current=True, pin=pin)
-        except Exception:
-            self._metrics.adapter_load_failed()
-            raise
-        self._metrics.adapter_loaded(name, time.monotonic() - started)
+        adapter = self._read(name, source)
+        self._install(adapter, current=True, pin=pin)
         return Reference(name, adapter.version)
 
     def unload(self, reference: Reference) -> int:
@@ -164,9 +158,7 @@ class AdapterTiers:
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
         with self._lock:
-            return {
-                key: replace(resident) for key, resident in self._residents.items()
-            }
+            return {key: replace(resident) for key, resident in self._residents.items()}
 
     def not_found(self, reference: Reference) -> AdapterNotFoundError:
         """The error for an unknown reference, with the nearest known ones. *Blocking.*"""
@@ -196,7 +188,7 @@ class AdapterTiers:
         if source:
             roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
             directory, root = resolve_source(source, roots)
-            return load_artifact(directory, self._base, self._limits.artifact, name, root)
+            return self._load(directory, name, root)
         version = self.store.resolve(Reference(name))
         if version is None:
             raise self.not_found(Reference(name))
@@ -209,11 +201,21 @@ class AdapterTiers:
         if resident is not None:
             return resident.adapter
         directory = self.store.directory(*key)
-        adapter = load_artifact(directory, self._base, self._limits.artifact, exact.name)
+        adapter = self._load(directory, exact.name, None)
         if adapter.version != exact.selector:
             raise AdapterRefusedError(
                 f"adapter {str(exact)!r}: its files now hold another version, {adapter.version}"
             )
+        return adapter
+
+    def _load(self, directory: Path, name: str, root: Path | None) -> AdapterVersion:
+        started = time.monotonic()
+        try:
+            adapter = load_artifact(directory, self._base, self._limits.artifact, name, root)
+        except Exception:
+            self._metrics.adapter_load_failed()
+            raise
+        self._metrics.adapter_loaded(name, time.monotonic() - started)
         return adapter
 
     def _install(self, adapter: AdapterVersion, *, current: bool, pin: bool) -> None:
@@ -246,7 +248,8 @@ class AdapterTiers:
         idle = [
             (key != (adapter.name, old), resident.last_used_at, key)
             for key, resident in self._residents.items()
-            if not resident.num_leases and not resident.pinned
+            if not resident.num_leases
+            and not resident.pinned
             and (resident.stored or key == (adapter.name, old))
         ]
         chosen: list[Key] = []
