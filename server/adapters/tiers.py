@@ -91,15 +91,14 @@ class AdapterTiers:
 
         Raises AdapterNotFoundError with close names, AdapterRefusedError, AdapterMemoryError.
         """
-        self._check_in_service(str(reference))
         with self._lock:
+            self._check_withdrawn(str(reference))
             resident = self._find(reference)
             if resident is not None and not resident.retired:
                 return Reference(reference.name, resident.adapter.version)
         version = self.resolve(reference)
         exact = Reference(reference.name, version)
-        self._check_in_service(str(exact))
-        self._install(self._read_stored(exact), current=not reference.selector, pin=False)
+        self._install(self._read_stored(exact), reference)
         return exact
 
     def resolve(self, reference: Reference) -> str:
@@ -124,7 +123,7 @@ class AdapterTiers:
         Raises as `prepare`, and InvalidRequestError for a source that is not allowed.
         """
         adapter = self._read(name, source)
-        self._install(adapter, current=True, pin=pin)
+        self._install(adapter, None, pin=pin)
         return Reference(name, adapter.version)
 
     def unload(self, reference: Reference) -> int:
@@ -175,8 +174,8 @@ class AdapterTiers:
             str(reference), tuple(difflib.get_close_matches(name, sorted(names)))
         )
 
-    def _check_in_service(self, reference: str) -> None:
-        with self._lock:
+    def _check_withdrawn(self, *references: str) -> None:
+        for reference in references:
             if reference in self._withdrawn:
                 raise AdapterNotFoundError(reference, note="it was unloaded; load it to serve it")
 
@@ -218,24 +217,35 @@ class AdapterTiers:
         self._metrics.adapter_loaded(name, time.monotonic() - started)
         return adapter
 
-    def _install(self, adapter: AdapterVersion, *, current: bool, pin: bool) -> None:
-        key = (adapter.name, adapter.version)
-        stored = adapter.version in self.store.versions(adapter.name)
+    def _install(
+        self, adapter: AdapterVersion, wanted: Reference | None, *, pin: bool = False
+    ) -> None:
+        """Puts a version in memory: for a request that named it as `wanted`, or by LoadAdapter.
+
+        Only LoadAdapter changes what the name means, or brings back what was unloaded.
+        """
+        name, version = adapter.name, adapter.version
+        stored = version in self.store.versions(name)
         with self._lock:
-            old = self._current.get(adapter.name) if current else None
-            freed = self._make_room(adapter, old) if key not in self._residents else []
+            if wanted is not None:
+                self._check_withdrawn(f"{name}@{version}", str(wanted))
+            old = self._current.get(name)
+            replaces = old if wanted is None else None
+            freed = self._make_room(adapter, replaces)
             now = time.time()
-            resident = self._residents.setdefault(key, Resident(adapter, stored, now, now))
+            resident = self._residents.setdefault(
+                (name, version), Resident(adapter, stored, now, now)
+            )
             resident.retired = False
             resident.pinned = resident.pinned or pin
-            self._withdrawn.discard(f"{adapter.name}@{adapter.version}")
-            if current:
-                self._withdrawn.discard(adapter.name)
-                self._current[adapter.name] = adapter.version
-                if old not in (None, adapter.version):
-                    superseded = self._residents.get((adapter.name, str(old)))
-                    if superseded is not None and not superseded.pinned:
-                        freed += self._retire((adapter.name, str(old)))
+            if wanted is None:
+                self._withdrawn -= {name, f"{name}@{version}"}
+                self._current[name] = version
+            elif not wanted.selector:
+                self._current.setdefault(name, version)
+            superseded = self._residents.get((name, replaces or ""))
+            if superseded is not None and superseded is not resident and not superseded.pinned:
+                freed += self._retire((name, superseded.adapter.version))
         self._free(freed)
 
     def _make_room(self, adapter: AdapterVersion, old: str | None) -> list[Key]:
@@ -243,6 +253,8 @@ class AdapterTiers:
 
         What the store does not hold could not come back, and stays until it is unloaded.
         """
+        if (adapter.name, adapter.version) in self._residents:
+            return []
         used = sum(r.adapter.size_bytes for r in self._residents.values())
         excess = used + adapter.size_bytes - self._limits.max_host_bytes
         idle = [
