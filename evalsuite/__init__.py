@@ -1,0 +1,1 @@
+"""Scores adapters over the wire: samples, prompts, answers, metrics, intervals, report."""

@@ -1,0 +1,172 @@
+"""The nouns of an evaluation: Sample -> Request -> Answer -> statistics -> Metric.
+
+Array letters: N samples, K sufficient statistics of a metric, R bootstrap resamples.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class Mode(StrEnum):
+    """How a task is answered."""
+
+    GENERATE = "generate"
+    """Greedy text, compared with references."""
+    CHOICE = "choice"
+    """The log-likelihood of each of several continuations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a task."""
+
+    id: str
+    """Unique within the data file: its line number."""
+    input: str
+    references: tuple[str, ...]
+    """Completions held right, verbatim from the data; at least one."""
+    choices: tuple[str, ...] = ()
+    """Continuations to choose from; empty in mode generate."""
+    target: int | None = None
+    """Index of the right choice; None in mode generate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to the server. Equal requests get equal answers: all decoding is greedy."""
+
+    adapter: str
+    """`name@version`; empty for the bare base."""
+    text: str
+    raw: bool
+    """True: `text` is the whole prompt. False: the server applies the adapter's own template."""
+    max_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    """Continuations to score. Empty: generate."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScore:
+    """The log-likelihood of one continuation."""
+
+    logprob: float
+    """Sum over its tokens, natural logarithm."""
+    num_tokens: int
+    num_chars: int
+    """Characters without leading whitespace, the divisor of per-character normalisation."""
+    num_bytes: int
+    """The same in UTF-8 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one request."""
+
+    text: str = ""
+    """Generated text; in mode choice, without scores, the choice taken."""
+    choices: tuple[ChoiceScore, ...] = ()
+    finish_reason: str = ""
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
+class RowKind(StrEnum):
+    """What answers a row of the table."""
+
+    BASE = "base"
+    TRIVIAL = "trivial"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: who answers, and how it is prompted."""
+
+    label: str
+    kind: RowKind
+    adapter: str = ""
+    version: str = ""
+    """Content hash of the adapter; empty for base and trivial."""
+    method: str = ""
+    shots: int = 0
+
+    @property
+    def reference(self) -> str:
+        """The adapter as a request names it, pinned to the version seen at the start."""
+        return f"{self.adapter}@{self.version}" if self.adapter else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one row did with one sample. Without an answer the sample is unscored, not zero."""
+
+    answer: Answer | None
+    request: Request | None = None
+    """None for the trivial row, which asks nobody."""
+    shots: int = 0
+    """Examples in the prompt, after those that did not fit were dropped."""
+    refusal: str = ""
+    """Why there is no answer."""
+
+
+class Metric(Protocol):
+    """A number over samples, computed from per-sample statistics that can be summed.
+
+    Sums make every resample of a bootstrap cheap, for corpus metrics as well as for means.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in task files and reports."""
+
+    @property
+    def mode(self) -> Mode:
+        """Tasks it applies to."""
+
+    @property
+    def maximum(self) -> float:
+        """The best possible value: 1 or 100, as the defining library has it."""
+
+    @property
+    def signature(self) -> str:
+        """Implementation, version and every option that changes the value."""
+
+    def statistics(self, sample: Sample, answer: Answer) -> Floats:
+        """Sufficient statistics [K] of one answered sample."""
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """Values [...] from statistics summed over samples [..., K]."""
+
+    def item(self, statistics: Floats) -> float:
+        """A value for one sample, for reading; not what `aggregate` averages for corpus metrics."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric over the samples of a task for one row."""
+
+    metric: Metric
+    statistics: Floats
+    """[N, K]; rows of unscored samples are zero."""
+    scored: Bools
+    """[N]; False where a sample has no answer."""
+
+    @property
+    def num_scored(self) -> int:
+        """Samples that count."""
+        return int(self.scored.sum())
+
+    @property
+    def value(self) -> float:
+        """The metric over the scored samples; NaN without any."""
+        if not self.num_scored:
+            return float("nan")
+        return float(self.metric.aggregate(self.statistics[self.scored].sum(axis=0)))
