@@ -1,0 +1,71 @@
+"""Answers that need no model: one constant for all, or a copy of the input.
+
+An adapter that does not beat these has learned nothing about the task. The constant comes from
+training data; which of the two counts is decided on the test samples, in their favour.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from evalsuite.metrics import score
+from evalsuite.task import Task
+from evalsuite.types import Answer, Mode
+
+# Enough to find a good constant; the search costs their product in metric computations.
+_NUM_CANDIDATES = 32
+_NUM_TRAINING_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class TrivialAnswers:
+    """The better trivial baseline of a task."""
+
+    kind: str
+    """`constant` or `copy`."""
+    text: str
+    """The constant; empty for a copy."""
+    answers: tuple[Answer, ...]
+    """One per test sample."""
+
+
+def trivial_answers(task: Task, seed: int) -> TrivialAnswers | None:
+    """The better of constant and copy by the primary metric; None if the task allows neither."""
+    candidates = []
+    if task.train:
+        candidates.append(
+            _majority(task) if task.spec.mode is Mode.CHOICE else _constant(task, seed)
+        )
+    if task.spec.mode is Mode.GENERATE:
+        copies = tuple(Answer(text=sample.input) for sample in task.samples)
+        candidates.append(TrivialAnswers("copy", "", copies))
+    metric = task.metrics[0]
+    return max(candidates, key=lambda t: score(metric, task.samples, t.answers).value, default=None)
+
+
+def _majority(task: Task) -> TrivialAnswers:
+    """The most frequent right choice of the training file."""
+    counts = Counter(sample.target or 0 for sample in task.train)
+    target = min(counts, key=lambda index: (-counts[index], index))
+    answers = tuple(
+        Answer(text=sample.choices[min(target, len(sample.choices) - 1)]) for sample in task.samples
+    )
+    return TrivialAnswers("constant", task.train[0].choices[target], answers)
+
+
+def _constant(task: Task, seed: int) -> TrivialAnswers:
+    """The training completion that scores best against other training rows.
+
+    Tried are the most frequent completion and a seeded draw of others.
+    """
+    rng = random.Random(f"{seed}:{task.name}:trivial")
+    texts = [sample.references[0] for sample in task.train]
+    drawn = rng.sample(texts, min(_NUM_CANDIDATES - 1, len(texts)))
+    candidates = dict.fromkeys([Counter(texts).most_common(1)[0][0], *drawn])
+    rows = rng.sample(task.train, min(_NUM_TRAINING_SAMPLES, len(task.train)))
+
+    def value(text: str) -> float:
+        return score(task.metrics[0], rows, [Answer(text=text)] * len(rows)).value
+
+    best = max(candidates, key=value)
+    return TrivialAnswers("constant", best, (Answer(text=best),) * len(task.samples))

@@ -1,0 +1,136 @@
+"""The one door to the server: the runner asks a Generator, which is the understudy client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from understudy import AsyncClient, RawPrompt, RetryPolicy, StoppingParams
+from understudy.errors import InvalidArgumentError, UnavailableError, UnderstudyError
+
+from evalsuite.errors import RequestRefused, ServerError
+from evalsuite.types import Answer, ChoiceScore, Request, Row, RowKind
+
+# A request may wait behind all others of a slow server, so the deadline is long; that a server is
+# gone shows as UNAVAILABLE, which the client tries again with doubling delays for about 20 s.
+_TIMEOUT_S = 900.0
+_RETRY = RetryPolicy(max_attempts=10)
+# Nobody waits long to hear that no server is there.
+_FIRST_TIMEOUT_S = 5.0
+
+
+class Generator(Protocol):
+    """Answers requests.
+
+    Every method raises RequestRefused where the request itself is at fault, and ServerError where
+    the server is, after the retries that make sense.
+    """
+
+    async def model(self) -> dict[str, Any]:
+        """What the server holds, by GetModelInfo's field names."""
+
+    async def adapter_row(self, name: str) -> Row:
+        """The row of an adapter, pinned to the version the name stands for now."""
+
+    async def count_tokens(self, prompt: str) -> int:
+        """Tokens of a verbatim prompt on the bare base."""
+
+    async def answer(self, request: Request) -> Answer:
+        """Greedy text, or the scores of the request's choices."""
+
+
+# What identifies the arithmetic behind an answer: a change in any of these may change answers.
+_IDENTITY = (
+    "base_fingerprint",
+    "quantization",
+    "weight_form",
+    "dtype",
+    "int8_threshold",
+    "max_context_tokens",
+    "server_version",
+)
+
+
+def model_identity(model: dict[str, Any]) -> dict[str, Any]:
+    """The fields of GetModelInfo that answers depend on."""
+    return {name: model[name] for name in _IDENTITY}
+
+
+class ClientGenerator:
+    """A Generator over one server. Use as an asynchronous context manager."""
+
+    def __init__(self, address: str) -> None:
+        """Connects to `HOST:PORT` with the first call. Raises ServerError for a bad address."""
+        self._address = address
+        with _translated(address):
+            self._client = AsyncClient(address, timeout=_TIMEOUT_S, retry=_RETRY)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.close()
+
+    async def model(self) -> dict[str, Any]:
+        """GetModelInfo."""
+        with _translated(self._address):
+            return asdict(await self._client.model_info(timeout=_FIRST_TIMEOUT_S))
+
+    async def adapter_row(self, name: str) -> Row:
+        """GetAdapter. An unknown name raises ServerError with the server's close names."""
+        with _translated(self._address):
+            adapter = (await self._client.adapters.get(name)).adapter
+        return Row(name, RowKind.ADAPTER, adapter.name, adapter.version, adapter.method)
+
+    async def count_tokens(self, prompt: str) -> int:
+        """Tokenize."""
+        with _translated(self._address):
+            return len((await self._client.tokenize(RawPrompt(prompt))).token_ids)
+
+    async def answer(self, request: Request) -> Answer:
+        """Score for a request with choices, otherwise Generate."""
+        prompt = RawPrompt(request.text) if request.raw else request.text
+        with _translated(self._address):
+            if request.choices:
+                scored = await self._client.score(prompt, request.choices, adapter=request.adapter)
+                return Answer(
+                    choices=tuple(
+                        _choice_score(text, score.logprob, score.num_tokens)
+                        for text, score in zip(request.choices, scored.scores, strict=True)
+                    ),
+                    num_prompt_tokens=scored.usage.num_prompt_tokens,
+                    num_completion_tokens=scored.usage.num_completion_tokens,
+                )
+            stopping = StoppingParams(max_tokens=request.max_tokens, stop=request.stop)
+            result = await self._client.generate(prompt, adapter=request.adapter, stopping=stopping)
+        return Answer(
+            text=result.text,
+            finish_reason=str(result.generations[0].finish_reason),
+            num_prompt_tokens=result.usage.num_prompt_tokens,
+            num_completion_tokens=result.usage.num_completion_tokens,
+        )
+
+
+def _choice_score(text: str, logprob: float, num_tokens: int) -> ChoiceScore:
+    # As in lm-evaluation-harness, the space that joins a choice to its context is not counted.
+    counted = text.lstrip()
+    return ChoiceScore(logprob, num_tokens, len(counted), len(counted.encode()))
+
+
+@contextmanager
+def _translated(address: str) -> Iterator[None]:
+    """Turns the client's errors into ours."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        raise RequestRefused(str(error)) from error
+    except UnavailableError as error:
+        raise ServerError(f"no server answers at {address}: {error}") from error
+    except UnderstudyError as error:
+        raise ServerError(f"{address}: {error}") from error
