@@ -1,0 +1,208 @@
+"""A scripted server in this process, and tasks small enough to work out by hand."""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from understudy.v1 import adapter_service_pb2 as adapter_pb
+from understudy.v1 import adapter_service_pb2_grpc as adapter_grpc
+from understudy.v1 import generation_service_pb2 as generation_pb
+from understudy.v1 import generation_service_pb2_grpc as generation_grpc
+from understudy.v1 import types_pb2 as types_pb
+
+VERSIONS = {"gold": "aaaa1111", "half": "bbbb2222"}
+
+
+def is_lucky(text: str) -> bool:
+    """A coin that depends on the text alone."""
+    return hashlib.sha256(text.encode()).digest()[0] % 2 == 0
+
+
+@dataclass
+class ScriptedServer(
+    generation_grpc.GenerationServiceServicer, adapter_grpc.AdapterServiceServicer
+):
+    """Answers from a table of right completions.
+
+    Adapter `gold` is always right and `half` for lucky inputs; the base is right for lucky inputs
+    if its prompt has worked examples, else it never is. A token is a word.
+    """
+
+    gold: dict[str, str] = field(default_factory=dict)
+    max_context_tokens: int = 1000
+    fail_after: int | None = None
+    """Answers before every further one fails with INTERNAL."""
+    delay_s: float = 0.0
+    requests: list[Any] = field(default_factory=list)
+    num_tokenized: int = 0
+    in_flight: list[str] = field(default_factory=list)
+    seen_together: set[frozenset[str]] = field(default_factory=set)
+    address: str = ""
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def GetModelInfo(self, request: Any, context: Any) -> Any:
+        return generation_pb.GetModelInfoResponse(
+            base_model="scripted",
+            base_fingerprint="f" * 64,
+            quantization="nf4",
+            max_context_tokens=self.max_context_tokens,
+            max_batch_size=4,
+        )
+
+    def GetAdapter(self, request: Any, context: Any) -> Any:
+        name = request.adapter.partition("@")[0]
+        if name not in VERSIONS:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no adapter '{name}'; close names: gold, half"
+            )
+        adapter = types_pb.Adapter(name=name, version=VERSIONS[name], method="lora")
+        return adapter_pb.GetAdapterResponse(adapter=adapter)
+
+    def Tokenize(self, request: Any, context: Any) -> Any:
+        with self._lock:
+            self.num_tokenized += 1
+        words = request.input.raw_prompt.split()
+        return generation_pb.TokenizeResponse(token_ids=range(len(words)), tokens=words)
+
+    def Generate(self, request: Any, context: Any) -> Any:
+        with self._answering(request, context):
+            right = self._right(request)
+            text = right[1] if right[0] else "no idea"
+            return generation_pb.GenerateResponse(
+                generations=[types_pb_generation(text)],
+                usage=types_pb.Usage(num_prompt_tokens=7, num_completion_tokens=2),
+            )
+
+    def Score(self, request: Any, context: Any) -> Any:
+        with self._answering(request, context):
+            is_right, gold = self._right(request)
+            texts = [continuation.text for continuation in request.continuations]
+            return generation_pb.ScoreResponse(
+                scores=[
+                    generation_pb.ContinuationScore(
+                        logprob=-1.0 if (text == gold) == is_right else -2.0, num_tokens=1
+                    )
+                    for text in texts
+                ]
+            )
+
+    def _right(self, request: Any) -> tuple[bool, str]:
+        name = request.adapter.partition("@")[0]
+        text = request.input.raw_prompt or request.input.text
+        asked = text.rpartition("\n\n")[2]
+        source = next((key for key in self.gold if key in asked), "")
+        shots = "\n\n" in text
+        is_right = name == "gold" or ((name == "half" or shots) and is_lucky(source))
+        return is_right, self.gold[source]
+
+    def _answering(self, request: Any, context: Any) -> "_Answering":
+        return _Answering(self, request, context)
+
+
+def types_pb_generation(text: str) -> Any:
+    return generation_pb.Generation(text=text, finish_reason=types_pb.FINISH_REASON_EOS)
+
+
+@dataclass
+class _Answering:
+    """Books one request in and out, and fails it where the script says so."""
+
+    server: ScriptedServer
+    request: Any
+    context: Any
+
+    def __enter__(self) -> None:
+        server, request = self.server, self.request
+        name = request.adapter.partition("@")[0] or "base"
+        with server._lock:
+            server.requests.append(request)
+            server.in_flight.append(name)
+            server.seen_together.add(frozenset(server.in_flight))
+            failing = server.fail_after is not None and len(server.requests) > server.fail_after
+        if server.delay_s:
+            time.sleep(server.delay_s)
+        num_tokens = len((request.input.raw_prompt or request.input.text).split())
+        code = message = None
+        if failing:
+            code, message = grpc.StatusCode.INTERNAL, "internal error"
+        elif num_tokens > server.max_context_tokens:
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            message = f"prompt has {num_tokens} tokens, at most {server.max_context_tokens} fit"
+        if code is not None:
+            with server._lock:
+                server.in_flight.remove(name)
+            self.context.abort(code, message)
+
+    def __exit__(self, *error: object) -> None:
+        with self.server._lock:
+            self.server.in_flight.remove(self.request.adapter.partition("@")[0] or "base")
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    served = grpc.server(ThreadPoolExecutor(max_workers=32))
+    generation_grpc.add_GenerationServiceServicer_to_server(scripted, served)
+    adapter_grpc.add_AdapterServiceServicer_to_server(scripted, served)
+    scripted.address = f"127.0.0.1:{served.add_insecure_port('127.0.0.1:0')}"
+    served.start()
+    yield scripted
+    served.stop(grace=None).wait()
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Two tasks on disk, `rewrite` (generate) and `mood` (choice), with their right answers."""
+
+    rewrite: Path
+    mood: Path
+    gold: dict[str, str]
+
+
+@pytest.fixture
+def make_tasks(tmp_path: Path) -> Callable[..., TaskFiles]:
+    def make(num_test: int = 12, num_train: int = 10) -> TaskFiles:
+        gold = {}
+        for name, completion in (("rewrite", rewritten), ("mood", mood)):
+            for split, count in (("test", num_test), ("train", num_train)):
+                rows = []
+                for index in range(count):
+                    text = f"{name}-{split}-{index}."
+                    rows.append({"input": text, "completion": completion(index)})
+                    gold[text] = completion(index)
+                write_jsonl(tmp_path / f"{name}.{split}.jsonl", rows)
+        rewrite = tmp_path / "rewrite.yaml"
+        rewrite.write_text(
+            "name: rewrite\ndata: rewrite.test.jsonl\ntrain: rewrite.train.jsonl\n"
+            'template: "Rewrite: {{ input }}\\nOut:"\nmetrics: [exact_match, rougeL, bleu]\n'
+            'max_tokens: 8\nstop: ["\\n"]\n'
+        )
+        moods = tmp_path / "mood.yaml"
+        moods.write_text(
+            "name: mood\ndata: mood.test.jsonl\ntrain: mood.train.jsonl\n"
+            'template: "Text: {{ input }}\\nMood:"\nmode: choice\n'
+            "choices: [happy, sad]\nmetrics: [accuracy]\n"
+        )
+        return TaskFiles(rewrite, moods, gold)
+
+    return make
+
+
+def rewritten(index: int) -> str:
+    return f"the {index} red cats sat on mat number {index}"
+
+
+def mood(index: int) -> str:
+    return "happy" if index % 3 else "sad"
