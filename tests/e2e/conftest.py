@@ -1,23 +1,15 @@
 """A tiny base, two adapters made by PEFT, and a real server process on free ports."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from understudy.store import publish
 
+from tests.process import ServerProcess, start
 from tests.tiny import lora_config, make_adapter, make_base, prompt_config
-
-READY_TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="session")
@@ -45,61 +37,7 @@ def artifacts(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifacts
     return Artifacts(lora=lora, prompt=prompt, store=store)
 
 
-@dataclass
-class ServerProcess:
-    """A running server."""
-
-    process: subprocess.Popen[str]
-    address: str
-    metrics_url: str
-    log: Path
-
-    def sample(self, name: str, **labels: str) -> float:
-        """Return the sum of a series' samples that carry these labels, 0 if there are none."""
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as response:
-            text = response.read().decode()
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
-    def terminate(self, timeout_s: float = 60.0) -> int:
-        """Send SIGTERM and return the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
-
-
 StartServer = Callable[..., ServerProcess]
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "server", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """Return an environment in which processes share two cores politely."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def start(folder: Path, arguments: Sequence[object]) -> ServerProcess:
-    """Start a server on free ports and wait until it is ready."""
-    ready, log = folder / "ready.json", folder / "server.log"
-    full = command(*arguments, "--port", 0, "--metrics-port", 0, "--ready-file", ready)
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            full, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment()
-        )
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not ready.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            pytest.fail(f"server did not get ready:\n{log.read_text()}")
-        time.sleep(0.05)
-    where = json.loads(ready.read_text())
-    return ServerProcess(process, where["address"], where["metrics"], log)
 
 
 @pytest.fixture
@@ -129,3 +67,11 @@ def server(
     )
     yield running
     assert running.terminate() == 0, running.log.read_text()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
