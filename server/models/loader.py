@@ -2,20 +2,41 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from understudy.artifact import ArtifactError, base_fingerprint
 
+from server.errors import StartupError
+from server.models.checks import cache_shape, check_config, check_directory, probe, probe_tokens
+from server.models.decoder import CacheShape, Decoder, install
+from server.models.memory import available_bytes, fits_held
 from server.types import BaseInfo
+
+# LLM.int8's published threshold; the one bitsandbytes, and so the trainer, uses.
+_INT8_THRESHOLD = 6.0
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A base model ready to run. Serves one engine."""
+    """A base model ready to run. Serves one engine: the step context belongs to the model."""
 
-    model: PreTrainedModel
+    decoder: Decoder
+    cache_shape: CacheShape
     tokenizer: PreTrainedTokenizerBase
     info: BaseInfo
+    dtype: torch.dtype
+    device: torch.device
     eos_token_ids: frozenset[int]
 
 
@@ -32,8 +53,129 @@ def load_base(
 ) -> LoadedBase:
     """Loads a Hugging Face model directory.
 
-    `quantization` is `nf4`, `int8` or `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on
-    CUDA), `float32`, `bfloat16` or `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`.
-    Raises StartupError with one line.
+    `quantization` is `nf4` (blocks of 64, double quantization, as QLoRA), `int8` (LLM.int8) or
+    `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on CUDA), `float32`, `bfloat16` or
+    `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`. `int8_threshold` None is 6, or
+    0 if `deterministic`. Raises StartupError with one line.
     """
-    raise NotImplementedError((directory, torch.device(device)))
+    name = name or directory.name
+    check_directory(directory)
+    _check_choice("quantization", quantization, ("nf4", "int8", "none"))
+    _check_choice("dtype", dtype, ("auto", *_DTYPES))
+    _check_choice("weight_form", weight_form, ("auto", "nf4_held", "nf4_packed"))
+    target = _device(device)
+    compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
+    threshold = 0.0 if deterministic else _INT8_THRESHOLD
+    threshold = threshold if int8_threshold is None else int8_threshold
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        check_config(config, name)
+        fingerprint = base_fingerprint(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        model = _load(directory, quantization, compute, target, threshold)
+    except (OSError, ValueError, ArtifactError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StartupError(f"base {name!r}: cannot be loaded: {reason}") from error
+    tokens = probe_tokens(config.get_text_config().vocab_size).to(target)
+    with torch.inference_mode():
+        expected = torch.cat([model(row.unsqueeze(0)).logits for row in tokens])
+    num_parameters = model.num_parameters()
+    hold = quantization == "nf4" and (
+        weight_form == "nf4_held"
+        or (weight_form == "auto" and fits_held(num_parameters, compute, available_bytes(target)))
+    )
+    decoder = install(model, hold=hold, int8_threshold=threshold)
+    shape = cache_shape(config)
+    probe(decoder, shape, expected, name, exact=compute == torch.float32 and quantization != "int8")
+    info = BaseInfo(
+        name=name,
+        fingerprint=fingerprint,
+        architecture=type(model).__name__,
+        quantization=quantization,
+        weight_form={"nf4": "nf4_held" if hold else "nf4_packed", "int8": "int8"}.get(
+            quantization, "dense"
+        ),
+        dtype=str(compute).removeprefix("torch."),
+        device=str(target),
+        max_context_tokens=config.get_text_config().max_position_embeddings,
+        vocab_size=config.get_text_config().vocab_size,
+        hidden_size=config.get_text_config().hidden_size,
+        num_parameters=num_parameters,
+        resident_bytes=_resident_bytes(decoder),
+        int8_threshold=threshold if quantization == "int8" else 0.0,
+        deterministic=deterministic,
+        linear_shapes={
+            name: (columns.stop - columns.start, group.in_features)
+            for group in decoder.groups
+            for name, columns in zip(group.names, group.columns, strict=True)
+        },
+    )
+    eos = _eos_token_ids(model, tokenizer)
+    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos)
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise StartupError(f"{field} {value!r} is not one of {', '.join(choices)}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StartupError(f"device {name!r} is not cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise StartupError(f"device {name!r} is not cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StartupError(f"device {name!r}: this machine, or this torch, has no CUDA")
+    return device
+
+
+def _load(
+    directory: Path,
+    quantization: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    int8_threshold: float,
+) -> PreTrainedModel:
+    options: dict[str, Any] = {}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_8bit=True, llm_int8_threshold=int8_threshold
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        local_files_only=True,
+        **options,
+    )
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # Else the first forward pass on a CPU with AVX512-BF16 rewrites the codes in place.
+            module.support_avx512bf16_for_cpu = False
+    model.eval()
+    return cast(PreTrainedModel, model)
+
+
+def _resident_bytes(decoder: Decoder) -> int:
+    tensors = {
+        tensor.data_ptr(): tensor.nbytes
+        for tensor in (*decoder.model.parameters(), *decoder.model.buffers())
+    }
+    return sum(tensors.values()) + sum(group.weight.resident_bytes for group in decoder.groups)
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    found = set(ids) if isinstance(ids, list) else {ids}
+    return frozenset(i for i in found | {tokenizer.eos_token_id} if i is not None)

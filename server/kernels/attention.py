@@ -1,0 +1,157 @@
+"""Attention over a paged cache, in torch.
+
+The cache of one layer is [num_blocks, block_size, 2, K, D]: keys at index 0, values at 1. Rows of
+short chunks (decode, and the last few tokens of a prompt) run as independent queries in one
+padded batch; each long chunk runs on its own.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class LongChunk:
+    """Rows `rows` are positions `start` .. `start + n` of one sequence, whose cached positions
+    lie in `blocks` [number of blocks of start + n positions]."""
+
+    rows: slice
+    start: int
+    blocks: torch.Tensor
+
+
+@dataclass
+class AttentionStep:
+    """Where the rows of a step find their keys and values.
+
+    The first `num_short` rows are queries on their own: row i sees the first `lengths[i]`
+    positions of the sequence in `tables[i]`, padded with block 0. `write_index` [T] is each row's
+    place in the flattened cache; a row's own key and value are written before anything is read.
+    `scratch` is a buffer that gathers reuse. Masks are made once per step and window.
+    """
+
+    caches: list[torch.Tensor]
+    write_index: torch.Tensor
+    num_short: int
+    tables: torch.Tensor
+    lengths: torch.Tensor
+    chunks: tuple[LongChunk, ...]
+    scratch: torch.Tensor
+    masks: dict[object, torch.Tensor] = field(default_factory=dict)
+
+
+def paged_attention(
+    step: AttentionStep,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Writes `key` and `value` [1, K, T, D] to the cache of `layer` and attends.
+
+    `query` is [1, H, T, D]; query head h uses key-value head h // G. Returns [1, T, H, D]. With
+    `sliding_window` w a position sees itself and the w - 1 before it; `softcap` c bounds scores
+    to c * tanh(score / c).
+    """
+    cache = step.caches[layer]
+    num_heads, num_rows, dim = query.shape[1:]
+    num_kv = key.shape[1]
+    # [T, 2, K, D]
+    states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
+    cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
+    out = torch.empty(num_rows, num_heads, dim, dtype=query.dtype, device=query.device)
+    if (n := step.num_short) > 0:
+        q = query[0, :, :n].transpose(0, 1).reshape(n, num_kv, num_heads // num_kv, dim)
+        k, v = _gather(cache, step.tables, step.scratch)
+        mask = _short_mask(step, k.shape[2], sliding_window, query.dtype)
+        out[:n] = _attend(q, k, v, scaling, softcap, mask).view(n, num_heads, dim)
+    for chunk in step.chunks:
+        q = query[:, :, chunk.rows]
+        end = chunk.start + q.shape[2]
+        windowed = sliding_window is not None and sliding_window < end
+        if chunk.start == 0 and softcap is None and not windowed:
+            o = F.scaled_dot_product_attention(
+                q,
+                key[:, :, chunk.rows],
+                value[:, :, chunk.rows],
+                scale=scaling,
+                is_causal=True,
+                enable_gqa=num_heads != num_kv,
+            )
+        else:
+            k, v = _gather(cache, chunk.blocks.unsqueeze(0), step.scratch)
+            mask = _chunk_mask(step, chunk.start, end, sliding_window, q)
+            # Heads of one group become queries of one head: [1, K, G * n, D].
+            grouped = q.reshape(1, num_kv, -1, dim)
+            repeated = mask.repeat(num_heads // num_kv, 1)
+            o = _attend(grouped, k[:, :, :end], v[:, :, :end], scaling, softcap, repeated)
+            o = o.reshape(1, num_heads, -1, dim)
+        out[chunk.rows] = o[0].transpose(0, 1)
+    return out.unsqueeze(0)
+
+
+def _gather(
+    cache: torch.Tensor, tables: torch.Tensor, scratch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [B, K, S, D] of the sequences in `tables` [B, blocks], S in whole blocks."""
+    batch, num_blocks = tables.shape
+    shape = (batch * num_blocks, *cache.shape[1:])
+    size = batch * num_blocks * cache[0].numel()
+    # Fresh memory for every layer of every step costs more in page faults than the copy itself.
+    target = scratch[:size].view(shape) if size <= scratch.numel() else cache.new_empty(shape)
+    torch.index_select(cache, 0, tables.reshape(-1), out=target)
+    states = target.view(batch, -1, *cache.shape[2:])
+    return states[:, :, 0].transpose(1, 2), states[:, :, 1].transpose(1, 2)
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    scores = torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap)) * softcap + mask
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def _short_mask(
+    step: AttentionStep, size: int, window: int | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """[B, 1, 1, S], 0 where the row sees the position and -inf elsewhere."""
+    mask = step.masks.get(window)
+    if mask is None:
+        position = torch.arange(size, device=step.lengths.device)
+        length = step.lengths.unsqueeze(1)
+        hidden = position >= length
+        if window is not None:
+            hidden |= position < length - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        step.masks[window] = mask
+    return mask
+
+
+def _chunk_mask(
+    step: AttentionStep, start: int, end: int, window: int | None, like: torch.Tensor
+) -> torch.Tensor:
+    """[end - start, end]: row i is position start + i and sees itself and what is before it."""
+    key = (start, end, window)
+    mask = step.masks.get(key)
+    if mask is None:
+        row = torch.arange(start, end, device=like.device).unsqueeze(1)
+        position = torch.arange(end, device=like.device)
+        hidden = position > row
+        if window is not None:
+            hidden |= position <= row - window
+        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+        mask.masked_fill_(hidden, float("-inf"))
+        step.masks[key] = mask
+    return mask

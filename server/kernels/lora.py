@@ -1,0 +1,70 @@
+"""LoRA of many adapters in one packed batch.
+
+Linears that read the same input form a group (q, k and v; gate and up): one product with the
+stacked A of all members, then one with B per member.
+
+Rows come in two regions. In the masked region every row meets the stacked A of all adapters in
+it, and the columns of other adapters are zeroed: two products per linear however many adapters
+there are, right for decode. Segments are runs of rows of one adapter, each with its own pair of
+products: right for prefill, where the masked form would multiply the arithmetic.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class LoraGroup:
+    """The stacked updates of one group of linears.
+
+    `a` [R, in]; `parts` holds, for each member that is updated, the columns of the group's output
+    it fills, the rows of `a` it uses and its `b` [rows, out] with the scaling folded in.
+    """
+
+    a: torch.Tensor
+    parts: tuple[tuple[slice, slice, torch.Tensor], ...]
+
+
+@dataclass(frozen=True)
+class LoraSegment:
+    """Rows of one adapter, and its updates by group index."""
+
+    rows: slice
+    groups: dict[int, LoraGroup]
+
+
+@dataclass(frozen=True)
+class MaskedLora:
+    """Rows of several adapters, their stacked updates by group index, and per group a mask
+    [rows, R] that is True where a column of the stacked A belongs to another adapter."""
+
+    rows: slice
+    groups: dict[int, LoraGroup]
+    foreign: dict[int, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LoraStep:
+    """The adapters of one step. Rows in neither region have none."""
+
+    masked: MaskedLora | None
+    segments: tuple[LoraSegment, ...]
+
+
+def apply_lora(step: LoraStep, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
+    """Adds each row's update to `out` [T, sum of out_features], in place. `x` is [T, in]."""
+    masked = step.masked
+    if masked is not None and (stack := masked.groups.get(group)) is not None:
+        # masked_fill, not a product: another adapter's columns may overflow on this row, and
+        # inf * 0 would hand it a NaN.
+        h = (x[masked.rows] @ stack.a.t()).masked_fill_(masked.foreign[group], 0.0)
+        _expand(stack, h, out[masked.rows])
+    for segment in step.segments:
+        if (stack_ := segment.groups.get(group)) is not None:
+            _expand(stack_, x[segment.rows] @ stack_.a.t(), out[segment.rows])
+
+
+def _expand(stack: LoraGroup, h: torch.Tensor, out: torch.Tensor) -> None:
+    for columns, ranks, b in stack.parts:
+        out[:, columns].addmm_(h[:, ranks], b)

@@ -1,0 +1,134 @@
+"""A transformers decoder with our linears and paged attention in place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from server.kernels import paged_attention
+from server.models.layers import AdaptedLinear, LinearGroup, StepContext
+from server.models.weights import can_fuse, is_linear, shape_of, take_weight
+
+ATTENTION = "understudy_paged"
+
+# Linears of one module that read the same input, by transformers' names.
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """One position of one layer's cache is [2, num_kv_heads, head_dim]."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def position_bytes(self, dtype: torch.dtype) -> int:
+        """Cache memory of one position over all layers."""
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class Decoder:
+    """Runs one packed row of tokens through a model. Not safe for concurrent use."""
+
+    def __init__(self, model: PreTrainedModel, groups: tuple[LinearGroup, ...]) -> None:
+        self.model = model
+        self.groups = groups
+        self.context: StepContext = next(_attention_modules(model)).step_context
+        self.embedding = model.get_input_embeddings()
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        rows: torch.Tensor,
+        embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Logits [len(rows), vocabulary] of the given rows.
+
+        `token_ids` and `positions` are [T]. `embeddings` is (rows, [rows, hidden]): input
+        embeddings that stand in for those rows' tokens. The step context must be set.
+        """
+        if embeddings is None:
+            inputs: dict[str, Any] = {"input_ids": token_ids.unsqueeze(0)}
+        else:
+            states = self.embedding(token_ids)
+            states[embeddings[0]] = embeddings[1]
+            inputs = {"inputs_embeds": states.unsqueeze(0)}
+        logits: torch.Tensor = self.model(
+            **inputs, position_ids=positions.unsqueeze(0), use_cache=False, logits_to_keep=rows
+        ).logits
+        return logits[0]
+
+
+def install(model: Any, *, hold: bool, int8_threshold: float) -> Decoder:
+    """Puts our linears and attention into a loaded model, in place.
+
+    The output head and the embeddings stay as they are. Quantized weights move over without being
+    quantized again; with `hold`, NF4 weights are also kept dequantized.
+    """
+    context = StepContext()
+    head = model.get_output_embeddings()
+    groups: list[LinearGroup] = []
+    for path, parent in list(model.named_modules()):
+        linears = {
+            name: child
+            for name, child in parent.named_children()
+            if is_linear(child) and child is not head
+        }
+        for names in _grouped(linears):
+            members = [linears[name] for name in names]
+            weight = take_weight(members, hold=hold, int8_threshold=int8_threshold)
+            full = tuple(f"{path}.{name}" if path else name for name in names)
+            in_features = shape_of(members[0])[1]
+            group = LinearGroup(len(groups), full, in_features, weight, context)
+            groups.append(group)
+            for index, name in enumerate(names):
+                setattr(parent, name, AdaptedLinear(group, index, shape_of(linears.pop(name))))
+    for module in _attention_modules(model):
+        # Past nn.Module's own __setattr__: the context is not part of the model.
+        object.__setattr__(module, "step_context", context)
+    AttentionInterface.register(ATTENTION, _attention)
+    model.set_attn_implementation(ATTENTION)
+    return Decoder(model, tuple(groups))
+
+
+def _grouped(linears: dict[str, nn.Module]) -> list[tuple[str, ...]]:
+    fused = [
+        names
+        for names in _SIBLINGS
+        if all(name in linears for name in names) and can_fuse([linears[n] for n in names])
+    ]
+    taken = {name for names in fused for name in names}
+    return fused + [(name,) for name in linears if name not in taken]
+
+
+def _attention_modules(model: nn.Module) -> Iterator[Any]:
+    return (module for module in model.modules() if hasattr(module, "layer_idx"))
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: query [1, H, T, D], key and value [1, K, T, D]."""
+    step = module.step_context.attention
+    if step is None or attention_mask is not None:
+        raise RuntimeError("paged attention runs on packed rows without a mask")
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    out = paged_attention(
+        step, module.layer_idx, query, key, value, scaling, sliding_window, softcap
+    )
+    return out, None

@@ -1,0 +1,79 @@
+"""Our linears: the base product plus the LoRA update of each row's own adapter."""
+
+import torch
+from torch import nn
+
+from server.kernels import AttentionStep, LoraStep, apply_lora
+from server.models.weights import BaseWeight
+
+
+class StepContext:
+    """What one forward pass needs beside the hidden states. One per model, set by the runner
+    before the pass and read by the model's linears and attention."""
+
+    def __init__(self) -> None:
+        self.attention: AttentionStep | None = None
+        self.lora: LoraStep | None = None
+
+
+class LinearGroup:
+    """Linears of one module that read the same input and share one product.
+
+    The model calls them one after the other: the first call computes all outputs, the others take
+    their columns of it. `names` are full module paths, `columns` each one's part of the output.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        names: tuple[str, ...],
+        in_features: int,
+        weight: BaseWeight,
+        context: StepContext,
+    ) -> None:
+        self.index = index
+        self.names = names
+        self.in_features = in_features
+        self.weight = weight
+        ends = torch.tensor(weight.out_features).cumsum(0).tolist()
+        self.columns = tuple(
+            slice(end - size, end) for end, size in zip(ends, weight.out_features, strict=True)
+        )
+        self._context = context
+        self._input: torch.Tensor | None = None
+        self._output: torch.Tensor | None = None
+        self._calls_left = 0
+
+    def output(self, x: torch.Tensor, member: int) -> torch.Tensor:
+        """Output [..., out] of one member for `x` [..., in]."""
+        if len(self.names) == 1:
+            return self._compute(x)
+        if x is not self._input or self._output is None:
+            self._input, self._output = x, self._compute(x)
+            self._calls_left = len(self.names)
+        out = self._output[..., self.columns[member]]
+        self._calls_left -= 1
+        if self._calls_left == 0:
+            self._input = self._output = None
+        return out
+
+    def _compute(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.weight(x)
+        lora = self._context.lora
+        if lora is not None:
+            apply_lora(lora, self.index, x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1]))
+        return out
+
+
+class AdaptedLinear(nn.Module):
+    """Stands in the model where a linear stood."""
+
+    def __init__(self, group: LinearGroup, member: int, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.group = group
+        self.member = member
+        self.out_features, self.in_features = shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Output [..., out] for `x` [..., in]."""
+        return self.group.output(x, self.member)
