@@ -6,6 +6,7 @@ import peft
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from understudy.artifact import Manifest, base_fingerprint, seal
 
 CONTEXT = 2048

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from understudy.store import publish
 
 from tests.process import ServerProcess, start
 from tests.tiny import lora_config, make_adapter, make_base, prompt_config
+from understudy.store import publish
 
 
 @pytest.fixture(scope="session")
