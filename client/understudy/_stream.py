@@ -120,10 +120,10 @@ class Stream(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        if self._closed.is_set():
+            raise StopIteration
         try:
             while not self._events:
-                if self._closed.is_set():
-                    raise StopIteration
                 self._receive()
         except BaseException:
             self.close()
@@ -192,10 +192,10 @@ class AsyncStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if self._closed:
+            raise StopAsyncIteration
         try:
             while not self._events:
-                if self._closed:
-                    raise StopAsyncIteration
                 await self._receive()
         except BaseException:
             await self.aclose()
