@@ -39,6 +39,8 @@ def parse_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], 
         with monkeypatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_then_stop)
             patch.setattr(sys, "argv", [module, *arguments])
+            # A test that imported the program before must not make runpy warn.
+            patch.delitem(sys.modules, f"{module}.__main__", raising=False)
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             except _ParsedError:

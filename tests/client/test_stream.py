@@ -63,11 +63,10 @@ def test_retry_before_the_first_token(scripted: Any, client: Client, wire: Any) 
 
 def test_no_retry_after_the_first_token(scripted: Any, client: Client, wire: Any) -> None:
     scripted.handlers["GenerateStream"] = breaks_after_a_token(wire)
-    events = []
+    events: list[understudy.StreamEvent] = []
     stream = client.stream("x")
     with pytest.raises(understudy.UnavailableError):
-        for event in stream:
-            events.append(event)
+        events.extend(stream)
     assert text_of(events) == "par"
     assert scripted.count("GenerateStream") == 1
     assert list(stream) == []
