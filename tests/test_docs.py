@@ -15,13 +15,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "deploy/README.md"]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 PROGRAMS = {"server", "trainer", "evalsuite", "demo", "understudy"}
 
+DIRECTORIES = "BASE_DIR=path/to/model STORE_DIR=path/to/store"
+NO_DOCKER = "needs a Docker engine; tests/test_deploy.py checks the files"
 BY_HAND = {
     ".venv/bin/pre-commit install": "writes into .git; the hooks run the tools of `make check`",
+    f"{DIRECTORIES} docker compose --file deploy/compose.yaml up --build": NO_DOCKER,
+    f"{DIRECTORIES} docker compose --file deploy/compose.yaml --file deploy/compose.cuda.yaml "
+    "up --build": NO_DOCKER,
 }
 
 
