@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from understudy.artifact import BASE_NAME
 
 from evalsuite.errors import EvalError, InputError
 from evalsuite.generator import ClientGenerator
@@ -23,6 +22,7 @@ from evalsuite.stats import BootstrapConfig
 from evalsuite.table import print_report
 from evalsuite.task import Task, built_in_tasks, load_tasks, read_spec
 from evalsuite.types import Row, RowKind
+from understudy.artifact import BASE_NAME
 
 _EXAMPLES = """examples:
   python -m evalsuite run --server localhost:50051 --adapters base,support --tasks my_task.yaml
@@ -78,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--shots",
         type=_counts,
-        default=(0, 3),
         metavar="K,L",
-        help="worked examples in the base's prompt, one row each (default: 0,3)",
+        help="worked examples in the base's prompt, one row each (default: 0,3; 0 if a task has "
+        "no training file)",
     )
     score.add_argument("--limit", type=_positive, metavar="N", help="first N samples of each task")
     score.add_argument(
@@ -153,7 +153,8 @@ async def _evaluate(arguments: argparse.Namespace, tasks: Sequence[Task]) -> dic
     settings = Settings(arguments.seed, arguments.limit, BootstrapConfig(seed=arguments.seed))
     async with ClientGenerator(arguments.server) as generator:
         model = await generator.model()
-        rows = await _rows(generator, arguments.adapters, arguments.shots)
+        shots = arguments.shots or ((0, 3) if all(task.spec.train for task in tasks) else (0,))
+        rows = await _rows(generator, arguments.adapters, shots)
         concurrency = arguments.concurrency or max(8, 2 * model["max_batch_size"])
         config = RunConfig(concurrency=concurrency, seed=arguments.seed)
         with AnswerLog(arguments.out) as log:

@@ -45,7 +45,7 @@ def read_jsonl(path: Path) -> Iterator[NumberedRow]:
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8").rstrip())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:{number}: not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -110,6 +110,10 @@ def _column(where: str, row: dict[str, Any], name: str) -> Any:
 def _text(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' is {type(value).__name__}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: '{name}' holds half a surrogate pair") from error
     return value
 
 

@@ -1,16 +1,16 @@
 """The one door to the server: the runner asks a Generator, which is the understudy client."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from understudy import AsyncClient, RawPrompt, RetryPolicy, StoppingParams
-from understudy.errors import InvalidArgumentError, UnavailableError, UnderstudyError
-
 from evalsuite.errors import RequestRefused, ServerError
 from evalsuite.types import Answer, ChoiceScore, Request, Row, RowKind
+from understudy import AsyncClient, RawPrompt, RetryPolicy, StoppingParams
+from understudy.errors import InvalidArgumentError, UnavailableError, UnderstudyError
 
 # A request may wait behind all others of a slow server, so the deadline is long; that a server is
 # gone shows as UNAVAILABLE, which the client tries again with doubling delays for about 20 s.
@@ -118,6 +118,8 @@ class ClientGenerator:
 
 
 def _choice_score(text: str, logprob: float, num_tokens: int) -> ChoiceScore:
+    if math.isnan(logprob):
+        raise ServerError(f"the server gave the choice {text!r} a log-likelihood of NaN")
     # As in lm-evaluation-harness, the space that joins a choice to its context is not counted.
     counted = text.lstrip()
     return ChoiceScore(logprob, num_tokens, len(counted), len(counted.encode()))

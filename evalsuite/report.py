@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
 from evalsuite.stats import BootstrapConfig, gain, value_interval
-from evalsuite.types import RowKind
+from evalsuite.types import Mode, RowKind
 
 REPORT_FORMAT = 1
 
@@ -133,7 +134,7 @@ def signature(
         adapter = f"{row.adapter}@{row.version[:12]}" if row.adapter else "none"
         parts += [f"base:{model['base_fingerprint'][:12]}", f"quant:{model['quantization']}"]
         parts += [f"adapter:{adapter}", "decode:greedy"]
-        if not result.task.spec.choices:
+        if task.spec.mode is Mode.GENERATE:
             parts += [f"max_tokens:{task.spec.max_tokens}", f"stop:{json.dumps(task.spec.stop)}"]
     if row.shots or row.kind is RowKind.TRIVIAL:
         parts.append(f"train:{(task.train_sha256 or 'none')[:12]}|seed:{settings.seed}")
@@ -163,11 +164,12 @@ def _sample_record(result: TaskResult, cell: Cell, index: int) -> dict[str, Any]
         record["prompt"] = outcome.request.text
     if outcome.answer is None:
         return {**record, "refusal": outcome.refusal}
-    if sample.choices:
-        record["target"] = sample.target
-        record["choices"] = sample.choices
-        record["logprobs"] = [choice.logprob for choice in outcome.answer.choices]
     record["output"] = outcome.answer.text
+    if sample.choices:
+        record["choices"] = sample.choices
+        record["target"] = sample.target
+        record["logprobs"] = [choice.logprob for choice in outcome.answer.choices]
+        record["output"] = sample.choices[picked(NORMALISERS["accuracy"], sample, outcome.answer)]
     record["finish_reason"] = outcome.answer.finish_reason
     record["scores"] = {
         name: scores.metric.item(scores.statistics[index]) for name, scores in cell.scores.items()

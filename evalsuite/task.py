@@ -22,13 +22,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
-from understudy.prompt import PromptError, PromptTemplate
 
 from evalsuite import tasks
 from evalsuite.data import Columns, RowReader, read_jsonl, read_samples, sha256_file
 from evalsuite.errors import InputError, nearest
 from evalsuite.metrics import MetricOptions, build_metrics
 from evalsuite.types import Metric, Mode, Sample
+from understudy.prompt import PromptError, PromptTemplate
 
 BUILT_IN = Path(tasks.__path__[0])
 _SUFFIXES = (".yaml", ".yml", ".py")

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from understudy.v1 import adapter_service_pb2 as adapter_pb
 from understudy.v1 import adapter_service_pb2_grpc as adapter_grpc
 from understudy.v1 import generation_service_pb2 as generation_pb
@@ -41,6 +42,8 @@ class ScriptedServer(
     fail_after: int | None = None
     """Answers before every further one fails with INTERNAL."""
     delay_s: float = 0.0
+    logprob: float = -1.0
+    """Of the choice taken; others have -2."""
     requests: list[Any] = field(default_factory=list)
     num_tokenized: int = 0
     in_flight: list[str] = field(default_factory=list)
@@ -88,7 +91,7 @@ class ScriptedServer(
             return generation_pb.ScoreResponse(
                 scores=[
                     generation_pb.ContinuationScore(
-                        logprob=-1.0 if (text == gold) == is_right else -2.0, num_tokens=1
+                        logprob=self.logprob if (text == gold) == is_right else -2.0, num_tokens=1
                     )
                     for text in texts
                 ]

@@ -137,7 +137,12 @@ def test_failure_half_way_resumes(
     assert_same_files(tmp_path, "whole", "broken")
 
 
-def test_killed_process_resumes(arguments: Any, server: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
+)
+def test_killed_process_resumes(
+    arguments: Any, server: Any, tmp_path: Path, sent: signal.Signals, exit_code: int
+) -> None:
     assert main(arguments("whole")) == 0
     num_requests = len(server.requests)
     server.delay_s = 0.1
@@ -147,8 +152,8 @@ def test_killed_process_resumes(arguments: Any, server: Any, tmp_path: Path) -> 
     while not log.exists() or log.read_bytes().count(b"\n") < 5:
         assert child.poll() is None
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.send_signal(sent)
+    assert child.wait() == exit_code
     with log.open("ab") as file:
         file.write(b'{"key": "a line torn by the k')
     num_kept = log.read_bytes().count(b"\n")
