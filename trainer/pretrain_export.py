@@ -1,0 +1,56 @@
+"""Writes a pretrained model as an ordinary Hugging Face folder, and its curves."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Writes bf16 safetensors, config and tokenizer files to `out`, each file replaced at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for path in Path(folder).iterdir():
+            path.chmod(0o644)  # safetensors makes its file readable by the owner only
+            os.replace(path, out / path.name)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def plot_curves(metrics_path: Path, out: Path) -> None:
+    """Draws training loss and held-out bits per byte over tokens seen."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines = read_metrics(metrics_path)
+    steps = [line for line in lines if "loss" in line]
+    checks = [line for line in lines if "validation" in line]
+    tokens_per_step = steps[-1]["tokens"] / steps[-1]["step"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    left.plot([line["tokens"] / 1e6 for line in steps], [line["loss"] for line in steps], lw=0.6)
+    left.set(xlabel="million tokens", ylabel="training loss (nats per token)", ylim=(0, None))
+    for source in checks[-1]["validation"] if checks else ():
+        right.plot(
+            [line["step"] * tokens_per_step / 1e6 for line in checks],
+            [line["validation"][source]["bits_per_byte"] for line in checks],
+            label=source,
+            marker=".",
+        )
+    right.set(xlabel="million tokens", ylabel="held-out bits per byte")
+    if checks:
+        right.legend(fontsize=7, ncol=2)
+    figure.tight_layout()
+    figure.savefig(out, dpi=100)
+    pyplot.close(figure)
