@@ -1,0 +1,1 @@
+"""Trains adapters over a frozen, quantized base and publishes them as artifacts."""

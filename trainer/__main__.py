@@ -1,0 +1,134 @@
+"""Command line of the trainer.
+
+Exit codes: 0 done; 2 wrong input; 130 Ctrl-C, 143 SIGTERM, with a checkpoint; 1 anything else.
+"""
+
+import argparse
+import importlib
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import InputError, InterruptedRunError, TrainerError
+
+EXAMPLES = """\
+examples:
+  python -m trainer train lora.yaml
+  python -m trainer train lora.yaml --set optimiser.epochs=3 --set method.rank=8
+  python -m trainer train lora.yaml --resume
+  python -m trainer verify store/my-adapter/0123456789abcdef
+  python -m trainer schema > train.schema.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["pretrain"]:
+        pretrain = importlib.import_module("trainer.pretrain")
+        return int(pretrain.main(arguments[1:]))
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "train":
+            return _train(options)
+        return _verify(options) if options.command == "verify" else _schema()
+    except InterruptedRunError as error:
+        resume = [a for a in arguments if a != "--overwrite"]
+        if "--resume" not in resume:
+            resume.append("--resume")
+        print(f"{error}\ncontinue with: python -m trainer {shlex.join(resume)}", file=sys.stderr)
+        return error.exit_code
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped before training began; nothing to resume", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train adapters over a frozen, quantized base model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train, export and publish one adapter")
+    train.add_argument("config", type=Path, metavar="FILE.yaml", help="see docs/training.md")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override one key, such as optimiser.epochs=3; may be repeated",
+    )
+    mode = train.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    mode.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    train.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    train.add_argument("--quiet", action="store_true", help="print no progress")
+
+    verify = commands.add_parser("verify", help="re-hash an adapter against its manifest")
+    verify.add_argument("directory", type=Path, metavar="DIR", help="the adapter's folder")
+    verify.add_argument("--json", action="store_true", help="print the manifest as one JSON line")
+
+    commands.add_parser("schema", help="print the configuration's JSON schema")
+    commands.add_parser("pretrain", help="make a small base model by a recipe", add_help=False)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    # The libraries behind these take seconds to load; wrong configurations are answered before.
+    from trainer.config_file import load_config
+
+    config = load_config(options.config, options.overrides)
+
+    from trainer.train import TrainOptions, train
+
+    summary = train(
+        config,
+        TrainOptions(resume=options.resume, overwrite=options.overwrite, quiet=options.quiet),
+    )
+    if options.json:
+        print(json.dumps(summary))
+        return 0
+    where = summary["artifact"]
+    if summary["version"] is not None:
+        where = f"{config.output.store}/{summary['name']}/{summary['version']}"
+    before, after = summary["validation_loss_before"], summary["validation_loss"]
+    losses = "" if after is None else f"validation loss {before:.4f} -> {after:.4f}, "
+    print(
+        f"{summary['name']}: {summary['steps']} steps in {summary['training_s']:.0f} s, {losses}"
+        f"{summary['tokens_per_s']:,.0f} tokens/s; adapter in {where}"
+    )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from understudy.artifact import ArtifactError, verify
+
+    try:
+        manifest = verify(options.directory)
+    except (ArtifactError, OSError) as error:
+        raise InputError(f"{options.directory}: {error}") from error
+    if options.json:
+        print(json.dumps(json.loads(manifest.to_json())))
+    else:
+        print(f"{manifest.name}: {manifest.method}, content hash {manifest.content_hash}: intact")
+    return 0
+
+
+def _schema() -> int:
+    from trainer.config_file import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The model card of a trained adapter: README.md beside its files."""
+
+from typing import Any
+
+from understudy.artifact import Manifest
+
+_CARD = """\
+---
+library_name: peft
+base_model: {base_name}
+pipeline_tag: text-generation
+tags: [{method}, understudy]
+---
+
+# {name}
+
+An adapter for the base model `{base_name}` ({architecture}), trained with {method} on a base
+quantized as `{quantization}`.
+
+| | |
+|---|---|
+| content hash | `{content_hash}` |
+| base fingerprint | `{base_fingerprint}` |
+| size | {size}, {num_trainable:,} parameters |
+| training examples | {num_train} |
+| validation examples | {num_validation} |
+| steps | {num_steps}, exported the state after step {exported_step} |
+| learning rate | {learning_rate:g}, {schedule} |
+| seed | {seed} |
+| validation loss per completion token | {loss_before} before, {loss_exported} in this state |
+
+## Prompt
+
+The prompt is rendered from this Jinja template; the completion follows it and ends with the
+end-of-sequence token.
+
+{fence}jinja
+{template}
+{fence}
+
+## Use
+
+With the server: `python -m server --base BASE --store STORE`, then
+`understudy generate --adapter {name} "text"`. With PEFT: `PeftModel.from_pretrained(base, FOLDER)`
+over the same base, quantized the same way.
+
+## Limits
+
+It was trained on the prompt above only; other prompts are outside what was validated. `run.json`
+holds the run's configuration, package versions, hardware, times and memory.
+"""
+
+
+def render_card(manifest: Manifest, run: dict[str, Any]) -> str:
+    """The card's text, from the manifest and the facts in `run.json`."""
+    optimiser = run["config"]["optimiser"]
+    template = manifest.prompt_template or ""
+    size = f"{manifest.num_virtual_tokens} virtual tokens"
+    return _CARD.format(
+        name=manifest.name,
+        base_name=manifest.base_name,
+        method=manifest.method,
+        architecture=manifest.base_architecture,
+        quantization=manifest.quantization,
+        content_hash=manifest.content_hash,
+        base_fingerprint=manifest.base_fingerprint,
+        size=f"rank {manifest.rank}" if manifest.rank else size,
+        num_trainable=run["num_trainable_parameters"],
+        num_train=run["data"]["num_train"],
+        num_validation=run["data"]["num_validation"],
+        num_steps=run["num_steps"],
+        exported_step=run["exported_step"],
+        learning_rate=optimiser["learning_rate"],
+        schedule=optimiser["schedule"],
+        seed=run["config"]["seed"],
+        loss_before=_number(run["validation_loss_before"]),
+        loss_exported=_number(run["validation_loss"]),
+        template=template.rstrip("\n"),
+        fence="`" * max(3, _longest_run(template, "`") + 1),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
+
+
+def _longest_run(text: str, character: str) -> int:
+    longest = current = 0
+    for c in text:
+        current = current + 1 if c == character else 0
+        longest = max(longest, current)
+    return longest

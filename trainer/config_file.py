@@ -1,0 +1,173 @@
+"""Reads a configuration file, with overrides, into frozen dataclasses or one clear error."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+
+# Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
+_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING_KEY = ("missing", "missing_argument", "missing_keyword_only_argument")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of `node`. Raises a YAML error at a repeated key."""
+        keys: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key_node.value!r} is given twice", problem_mark=node.start_mark
+                )
+            keys.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file, with `key.sub=value` overrides applied over it.
+
+    Raises ConfigError naming the file, the key, the value and the remedy.
+    """
+    data = read_yaml(path)
+    for override in overrides:
+        apply_override(data, override)
+    return parse_config(data, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold keys and values, such as `name: my-adapter`")
+    return data
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Sets one `key.sub=value` in `data`; the value is YAML. Raises ConfigError."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override!r}: expected key=value, such as optimiser.epochs=2")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {text!r} is not valid YAML") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {key}: {parent!r} holds a value, not keys")
+    data[last] = value
+
+
+def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:
+    """The configuration in `data`. Raises ConfigError beginning with `where`."""
+    try:
+        return TypeAdapter(TrainConfig).validate_python(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+        # An unknown key is the likely cause of a missing one.
+        problems.sort(key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
+        raise ConfigError(f"{where}: {_explain(problems[0], data)}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the configuration."""
+    return TypeAdapter(TrainConfig).json_schema()
+
+
+def config_to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values; paths as text."""
+    dumped: dict[str, Any] = TypeAdapter(TrainConfig).dump_python(config, mode="json")
+    return dumped
+
+
+def config_hash(config: TrainConfig) -> str:
+    """sha256, in hex, of everything that decides the result: all but where it goes."""
+    content = {key: value for key, value in config_to_json(config).items() if key != "output"}
+    content["loop"] = {k: v for k, v in content["loop"].items() if k != "checkpoint_every"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _explain(problem: ErrorDetails, data: Mapping[str, Any]) -> str:
+    path, known = _resolve_location(problem["loc"], data)
+    key = ".".join(path)
+    if problem["type"] in _UNKNOWN_KEY:
+        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+        return f"key {key!r} is not known; {hint}"
+    if problem["type"] in _MISSING_KEY:
+        return f"key {key!r} is missing"
+    if problem["type"] == "union_tag_invalid":
+        given = problem["input"]
+        return f"key '{key}.type': {given.get('type')!r} is not one of {_tags()}"
+    if problem["type"] == "union_tag_not_found":
+        return f"key '{key}.type' is missing; use one of {_tags()}"
+    message = problem["msg"]
+    return f"key {key!r}: {message[0].lower() + message[1:]}, got {str(problem['input'])[:80]!r}"
+
+
+def _resolve_location(
+    location: Iterable[int | str], data: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The keys of an error's location as in the file, and the keys known beside the last."""
+    path: list[str] = []
+    known: list[str] = []
+    classes: list[type] = [TrainConfig]
+    for part in map(str, location):
+        if chosen := [cls for cls in classes if _tag(cls) == part]:
+            classes = chosen
+            continue
+        fields = {f.name: f.type for cls in classes for f in dataclasses.fields(cls)}
+        if not fields:
+            break
+        path.append(part)
+        known = list(fields)
+        classes = _dataclasses_in(fields.get(part))
+    return path, known
+
+
+def _class_names(classes: Iterable[type]) -> set[str]:
+    return {tag for cls in classes if (tag := _tag(cls))}
+
+
+def _tag(cls: type) -> str | None:
+    annotation = cls.__annotations__.get("type")
+    return str(typing.get_args(annotation)[0]) if annotation is not None else None
+
+
+def _tags() -> str:
+    method = typing.get_type_hints(TrainConfig)["method"]
+    return ", ".join(sorted(_class_names(_dataclasses_in(method))))
+
+
+def _dataclasses_in(annotation: Any) -> list[type]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _dataclasses_in(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [cls for arg in typing.get_args(annotation) for cls in _dataclasses_in(arg)]
+    return [annotation] if dataclasses.is_dataclass(annotation) else []  # type: ignore[list-item]

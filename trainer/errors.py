@@ -1,0 +1,59 @@
+"""The trainer's errors.
+
+    TrainerError                  exit code 1
+    ├── InputError                something given is wrong        exit code 2
+    │   ├── ConfigError           the configuration
+    │   ├── DataError             a data file, a row, the split
+    │   ├── BaseModelError        the base model's directory
+    │   └── CheckpointError       no checkpoint, or one of another run
+    ├── NonFiniteLossError        the loss or a gradient is not a number
+    ├── ExportError               what was written does not compute what was trained
+    └── InterruptedRunError       Ctrl-C or SIGTERM, after saving exit code 128 + signal
+
+Messages are one line each and name the file, the key or line, the value and the remedy.
+"""
+
+
+class TrainerError(Exception):
+    """Root of the tree."""
+
+    exit_code = 1
+
+
+class InputError(TrainerError):
+    """Something the user gave is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration file or an override is wrong."""
+
+
+class DataError(InputError):
+    """A data file or a row in it cannot be used."""
+
+
+class BaseModelError(InputError):
+    """The base model's directory cannot be used."""
+
+
+class CheckpointError(InputError):
+    """There is no checkpoint to resume from, or it belongs to another run."""
+
+
+class NonFiniteLossError(TrainerError):
+    """The loss or the gradient is infinite or not a number; the text names the rows."""
+
+
+class ExportError(TrainerError):
+    """The adapter read back from disk does not compute what was trained."""
+
+
+class InterruptedRunError(TrainerError):
+    """A signal stopped the run after its state was saved."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signal_number} after step {step}, checkpoint saved")
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,123 @@
+"""Writes a trained adapter as an artifact, and proves that it computes what was trained."""
+
+import json
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from trainer.config import LoraConfig, PromptTuningConfig, TrainConfig
+from trainer.errors import ExportError
+from trainer.held import release
+from trainer.methods import METHODS
+from trainer.preflight import Prepared
+from trainer.tokens import Encoded, collate
+from understudy.artifact import CONFIG_FILE, Manifest, read_json_object, seal
+
+RUN_FILE = "run.json"
+CARD_FILE = "README.md"
+
+# The same numbers go through the same operations, so CPU gives equal bits; CUDA may reorder sums.
+MAX_RELATIVE_DIFFERENCE = 1e-5
+NUM_PROBES = 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact on disk."""
+
+    directory: Path
+    manifest: Manifest
+
+
+def write_artifact(
+    model: peft.PeftModel,
+    config: TrainConfig,
+    prepared: Prepared,
+    base_fingerprint: str,
+    directory: Path,
+) -> Exported:
+    """Writes PEFT's files and the manifest into `directory`, replacing what was there.
+
+    The base is named by its folder's name; no path of this machine is written.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+    _canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
+    tokenizer = prepared.tokenizer
+    architectures = prepared.outline.config.architectures or [type(prepared.outline).__name__]
+    method = config.method
+    manifest = Manifest(
+        name=config.name,
+        method=method.type,
+        base_fingerprint=base_fingerprint,
+        base_name=config.base.resolve().name,
+        base_architecture=architectures[0],
+        quantization=config.quantization,
+        rank=method.rank if isinstance(method, LoraConfig) else 0,
+        num_virtual_tokens=(
+            method.num_virtual_tokens if isinstance(method, PromptTuningConfig) else 0
+        ),
+        prompt_template=prepared.template.template,
+        token_ids={
+            "bos": tokenizer.bos_token_id,
+            "eos": tokenizer.eos_token_id,
+            "pad": tokenizer.pad_token_id,
+        },
+    )
+    return Exported(directory, seal(directory, manifest))
+
+
+def _canonicalise_config(path: Path, base_name: str) -> None:
+    """Makes PEFT's configuration a function of the run alone.
+
+    PEFT writes the base's path, and sets in the order of Python's hashes, which differ from
+    process to process and would change the content hash.
+    """
+    config = read_json_object(path)
+    config["base_model_name_or_path"] = base_name
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_artifact(model: peft.PeftModel, exported: Exported, probes: list[Encoded]) -> float:
+    """Loads the artifact onto the base again and compares logits; returns the largest difference.
+
+    Consumes `model`: its adapter is detached. Raises ExportError if they differ beyond rounding.
+    """
+    shortest = sorted(probes, key=lambda example: example.num_tokens)[:NUM_PROBES]
+    device = next(model.parameters()).device
+    input_ids = collate(shortest, device).input_ids
+    release(model)
+    trained = _logits(model, input_ids)
+    base = METHODS[exported.manifest.method].detach(model)
+    with warnings.catch_warnings():
+        # Of PEFT about a base without a name on the hub.
+        warnings.simplefilter("ignore", UserWarning)
+        written = peft.PeftModel.from_pretrained(base, str(exported.directory))
+    difference = (_logits(written, input_ids) - trained).abs().max().item()
+    limit = MAX_RELATIVE_DIFFERENCE * trained.abs().max().item()
+    if not difference <= limit:
+        raise ExportError(
+            f"{exported.directory}: logits of the adapter read back differ by {difference:.3g} "
+            f"from those trained, more than {limit:.3g}; it was not published"
+        )
+    return difference
+
+
+@torch.no_grad()
+def _logits(model: peft.PeftModel, input_ids: Tensor) -> Tensor:
+    model.eval()
+    return model(input_ids=input_ids).logits.float()  # type: ignore[no-any-return]
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes `value` as indented JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""The frozen base: its directory, tokenizer, outline and quantized weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from trainer.errors import BaseModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def check_directory(directory: Path) -> None:
+    """Raises BaseModelError if `directory` is not a checkpoint that can be fingerprinted."""
+    if not (directory / "config.json").is_file():
+        raise BaseModelError(
+            f"base {str(directory)!r} is not a model directory: it holds no config.json"
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise BaseModelError(
+            f"base {str(directory)!r} holds no *.safetensors weights; convert it with transformers"
+        )
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The base's tokenizer. Raises BaseModelError if there is none, or it ends no sequence."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BaseModelError(f"base {str(directory)!r}: no usable tokenizer: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise BaseModelError(
+            f"base {str(directory)!r}: the tokenizer has no end-of-sequence token, so a model "
+            "trained with it would never stop"
+        )
+    return tokenizer
+
+
+def load_outline(directory: Path) -> PreTrainedModel:
+    """The base's modules without weights, on the `meta` device: what can be adapted, how large.
+
+    Raises BaseModelError if transformers cannot make a decoder of it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"base {str(directory)!r}: not a decoder: {message}") from error
+    if model.get_output_embeddings() is None:
+        raise BaseModelError(f"base {str(directory)!r}: the model predicts no tokens")
+    return model  # type: ignore[no-any-return]
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Most positions of the model, or None if it names no limit."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def load_base(
+    directory: Path, *, quantization: str, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
+    """The base with frozen weights, quantized.
+
+    NF4 has blocks of 64 and double quantization. Norms, embeddings and the output head keep
+    `dtype`: raising them to float32, as PEFT's prepare_model_for_kbit_training does, would train
+    against other numbers than are served.
+    """
+    with _quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            local_files_only=True,
+            quantization_config=_quantization_config(quantization, dtype),
+            dtype=dtype,
+            device_map={"": device},
+        )
+    keep_weights_as_loaded(model)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def keep_weights_as_loaded(model: nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights on CPU.
+
+    At the first forward without gradient in eval mode it would replace them, in place, by a layout
+    for bfloat16 inference: later gradients would be None and outputs off by 3e-3.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bar for the weights."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
