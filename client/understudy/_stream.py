@@ -34,9 +34,6 @@ class Reader(Protocol[T_co]):
     def push(self, message: Any) -> Iterable[T_co]:
         """The events to hand out after `message`."""
 
-    def restart(self) -> None:
-        """Forgets an attempt that failed before it was committed."""
-
     def finish(self) -> None:
         """The server ended the stream. Raises InternalError if it may not end here."""
 
@@ -59,17 +56,13 @@ class GenerationReader:
         if event is None:
             return []
         if isinstance(event, StreamStarted):
-            self._started = event
+            self._started = event  # Replaces that of an attempt that failed before its first token.
             return []
         self.committed = True
         self._finished = isinstance(event, StreamFinished)
         events: list[StreamEvent] = [event] if self._started is None else [self._started, event]
         self._started = None
         return events
-
-    def restart(self) -> None:
-        """See Reader."""
-        self._started = None
 
     def finish(self) -> None:
         """See Reader."""
@@ -87,9 +80,6 @@ class WatchReader:
         """See Reader."""
         self.committed = True
         return [_decode.adapter_event(message)]
-
-    def restart(self) -> None:
-        """See Reader."""
 
     def finish(self) -> None:
         """See Reader."""
@@ -147,7 +137,6 @@ class Stream(Generic[T]):
         delay_s = self._attempts.delay_after(error)
         if self._closed.wait(delay_s):
             raise CancelledError("the stream was closed")
-        self._reader.restart()
         self._call = self._start(self._attempts.remaining_s())
         if self._closed.is_set():
             self._call.cancel()
@@ -222,7 +211,6 @@ class AsyncStream(Generic[T]):
         await asyncio.sleep(self._attempts.delay_after(error))
         if self._closed:
             raise CancelledError("the stream was closed")
-        self._reader.restart()
         self._call = self._start(self._attempts.remaining_s())
 
     async def aclose(self) -> None:

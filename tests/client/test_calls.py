@@ -1,5 +1,6 @@
 """Unary calls: what goes over the wire, deadlines, retries, errors."""
 
+import _thread
 import math
 import threading
 import time
@@ -176,6 +177,22 @@ def test_deadline_passes(scripted: Any, client: Client) -> None:
         client.generate("x", timeout=0.2)
     assert gone.wait(5)
     assert scripted.count("Generate") == 1
+
+
+def test_interrupt_cancels_the_call(scripted: Any, client: Client) -> None:
+    """Also while the exception is held, so that nothing is collected."""
+    gone = threading.Event()
+
+    def hang(_: Any, context: grpc.ServicerContext) -> None:
+        context.add_callback(gone.set)
+        _thread.interrupt_main()
+        gone.wait(10)
+
+    scripted.handlers["Generate"] = hang
+    with pytest.raises(KeyboardInterrupt) as held:
+        client.generate("x")
+    assert gone.wait(5)
+    assert held.value
 
 
 def test_unavailable_is_tried_again(scripted: Any, client: Client, wire: Any) -> None:
