@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 PROGRAMS = {"server", "trainer", "evalsuite", "demo", "understudy"}
 
-DIRECTORIES = "BASE_DIR=path/to/model STORE_DIR=path/to/store"
+DIRECTORIES = "BASE_DIR=/path/to/model STORE_DIR=/path/to/store"
 NO_DOCKER = "needs a Docker engine; tests/test_deploy.py checks the files"
 BY_HAND = {
     ".venv/bin/pre-commit install": "writes into .git; the hooks run the tools of `make check`",
