@@ -5,7 +5,12 @@ from pathlib import Path
 import peft
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from understudy.artifact import Manifest, base_fingerprint, seal
 
@@ -54,12 +59,14 @@ def make_adapter(
 ) -> Path:
     """Write an artifact with random weights: PEFT's two files and the manifest."""
     torch.manual_seed(seed)
-    model = peft.get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    architecture = type(model).__name__
+    adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.2)
-    model.save_pretrained(directory)
+    adapted.save_pretrained(directory)
     seal(
         directory,
         Manifest(
@@ -67,7 +74,7 @@ def make_adapter(
             method=config.peft_type.value.lower(),
             base_fingerprint=base_fingerprint(base),
             base_name=base.name,
-            base_architecture="LlamaForCausalLM",
+            base_architecture=architecture,
             quantization="nf4",
             rank=getattr(config, "r", 0),
             num_virtual_tokens=getattr(config, "num_virtual_tokens", 0) or 0,
