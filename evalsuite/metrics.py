@@ -7,14 +7,14 @@ ROUGE type on its own). BLEU and chrF: sacrebleu (corpus level). Values keep the
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
-from rouge_score import rouge_scorer
+from rouge_score import rouge_scorer, tokenizers
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -97,9 +97,28 @@ class CorpusMetric:
         return float(metric._compute_score_from_stats(statistics.tolist()).score)
 
 
-def rouge_f1(options: MetricOptions, name: str) -> Callable[[Sample, Answer], float]:
+class CachedTokenizer:
+    """rouge-score's own tokenizer, once per text.
+
+    Stemming is most of the cost of ROUGE, and every reference comes up once per ROUGE type and row.
+    """
+
+    def __init__(self, stemmer: bool) -> None:
+        self.tokenize = lru_cache(maxsize=16_384)(tokenizers.DefaultTokenizer(stemmer).tokenize)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the metrics of one task are built from."""
+
+    options: MetricOptions
+    samples: Sequence[Sample]
+    tokenizer: CachedTokenizer
+
+
+def rouge_f1(name: str, tokenizer: CachedTokenizer) -> Callable[[Sample, Answer], float]:
     """F1 of one ROUGE type against the best reference."""
-    scorer = rouge_scorer.RougeScorer([name], use_stemmer=options.stemmer)
+    scorer = rouge_scorer.RougeScorer([name], tokenizer=tokenizer)
 
     def f1(sample: Sample, answer: Answer) -> float:
         references = [reference.strip() for reference in sample.references]
@@ -128,22 +147,22 @@ def picked(normalise: Callable[[ChoiceScore], float], sample: Sample, answer: An
     return int(np.argmax([normalise(choice) for choice in answer.choices]))
 
 
-def _rouge(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metric:
-    stem = "yes" if options.stemmer else "no"
+def _rouge(name: str, context: _Context) -> Metric:
+    stem = "yes" if context.options.stemmer else "no"
     sentences = "|lsum:newline" if name == "rougeLsum" else ""
     signature = f"{name}|rouge-score:{version('rouge-score')}|stem:{stem}{sentences}"
     return MeanMetric(
-        name, f"{signature}|refs:max|agg:mean", Mode.GENERATE, rouge_f1(options, name)
+        name, f"{signature}|refs:max|agg:mean", Mode.GENERATE, rouge_f1(name, context.tokenizer)
     )
 
 
-def _exact_match(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metric:
-    case = "lc" if options.ignore_case else "mixed"
+def _exact_match(name: str, context: _Context) -> Metric:
+    case = "lc" if context.options.ignore_case else "mixed"
     signature = f"{name}|case:{case}|strip:yes|refs:any|agg:mean"
-    return MeanMetric(name, signature, Mode.GENERATE, partial(exact_match, options))
+    return MeanMetric(name, signature, Mode.GENERATE, partial(exact_match, context.options))
 
 
-def _accuracy(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metric:
+def _accuracy(name: str, context: _Context) -> Metric:
     normalise = NORMALISERS[name]
 
     def score(sample: Sample, answer: Answer) -> float:
@@ -153,7 +172,8 @@ def _accuracy(name: str, options: MetricOptions, samples: Sequence[Sample]) -> M
     return MeanMetric(name, f"{name}|loglik|norm:{norm}|agg:mean", Mode.CHOICE, score)
 
 
-def _bleu(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metric:
+def _bleu(name: str, context: _Context) -> Metric:
+    options = context.options
     settings: dict[str, Any] = {"tokenize": options.tokenize, "lowercase": options.lowercase}
     if options.tokenize not in BLEU.TOKENIZERS:
         remedy = nearest(options.tokenize, BLEU.TOKENIZERS)
@@ -162,12 +182,12 @@ def _bleu(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metri
         corpus, sentence = BLEU(**settings), BLEU(**settings, effective_order=True)
     except (ImportError, RuntimeError) as error:
         raise InputError(f"options.tokenize: '{options.tokenize}': {error}") from error
-    return CorpusMetric(name, _signature(name, corpus, samples), corpus, sentence)
+    return CorpusMetric(name, _signature(name, corpus, context.samples), corpus, sentence)
 
 
-def _chrf(name: str, options: MetricOptions, samples: Sequence[Sample]) -> Metric:
-    corpus = CHRF(word_order=options.word_order, lowercase=options.lowercase)
-    return CorpusMetric(name, _signature(name, corpus, samples), corpus, corpus)
+def _chrf(name: str, context: _Context) -> Metric:
+    corpus = CHRF(word_order=context.options.word_order, lowercase=context.options.lowercase)
+    return CorpusMetric(name, _signature(name, corpus, context.samples), corpus, corpus)
 
 
 def _signature(name: str, corpus: Any, samples: Sequence[Sample]) -> str:
@@ -177,7 +197,7 @@ def _signature(name: str, corpus: Any, samples: Sequence[Sample]) -> str:
     return f"{name}|{corpus.get_signature().format()}"
 
 
-METRICS: Mapping[str, Callable[[str, MetricOptions, Sequence[Sample]], Metric]] = {
+METRICS: Mapping[str, Callable[[str, _Context], Metric]] = {
     "rouge1": _rouge,
     "rouge2": _rouge,
     "rougeL": _rouge,
@@ -198,11 +218,12 @@ def build_metrics(
 
     Raises InputError for an unknown name, or a metric that does not fit the mode.
     """
+    context = _Context(options, samples, CachedTokenizer(options.stemmer))
     metrics = []
     for name in names:
         if name not in METRICS:
             raise InputError(f"metrics: unknown metric '{name}'; {nearest(name, METRICS)}")
-        metric = METRICS[name](name, options, samples)
+        metric = METRICS[name](name, context)
         if metric.mode is not mode:
             raise InputError(f"metrics: '{name}' needs mode '{metric.mode}', the task has '{mode}'")
         metrics.append(metric)

@@ -40,17 +40,20 @@ def _cell(task: Report, label: str) -> Text:
     if row is None:
         return Text("-")
     text = Text(_value(row["metrics"][task["primary_metric"]]["value"]))
+    if row["kind"] == "trivial":
+        text.append(f" ({task['trivial']['kind']})", style="dim")
     if row["num_unscored"]:
         text.append(f"  ({row['num_unscored']} unscored)", style="yellow")
     gain = row["gains"].get(task["primary_metric"])
     if gain is None or gain["diff"] is None:
         return text
-    line = f"\n{gain['diff']:+.3f}"
     style = ""
     if gain["ci_low"] is not None:
-        line += f" [{gain['ci_low']:+.3f}, {gain['ci_high']:+.3f}]"
         style = "green" if gain["ci_low"] > 0 else "red" if gain["ci_high"] < 0 else ""
-    return text.append(line, style=style).append(f" over {gain['over']}", style="dim")
+    text.append(f"\n{gain['diff']:+.3f}", style=style).append(f" over {gain['over']}", style="dim")
+    if gain["ci_low"] is not None:
+        text.append(f"\n[{gain['ci_low']:+.3f}, {gain['ci_high']:+.3f}]", style=style)
+    return text
 
 
 def _details(name: str, task: Report) -> Table:

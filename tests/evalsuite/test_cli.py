@@ -77,7 +77,7 @@ def test_choice_scored_as_nan(run: Any, server: Any, make_tasks: Any, tmp_path: 
     server.logprob = float("nan")
     command = ["run", "--server", server.address, "--adapters", "gold", "--out", str(tmp_path)]
     line = run([*command, "--tasks", str(files.mood)])
-    assert "gave the choice 'happy' a log-likelihood of NaN" in line
+    assert "a log-likelihood of NaN" in line
 
 
 def test_too_many_shots(run: Any, server: Any, make_tasks: Any, tmp_path: Path) -> None:
