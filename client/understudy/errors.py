@@ -94,6 +94,12 @@ class NotFoundError(UnderstudyError):
 class AdapterNotFoundError(NotFoundError):
     """No such adapter, version or alias."""
 
+    @property
+    def close(self) -> tuple[str, ...]:
+        """The names nearest to the one asked for, as far as the server named any."""
+        names = self.details.metadata.get("close", "")
+        return tuple(names.split(",")) if names else ()
+
 
 class AlreadyExistsError(UnderstudyError):
     """Something the request creates exists already."""

@@ -94,6 +94,17 @@ def test_not_found_of_an_adapter(
     assert type(caught.value) is kind
 
 
+@pytest.mark.parametrize(("close", "names"), [("summary,sum", ("summary", "sum")), ("", ())])
+def test_close_names(scripted: Any, client: Client, wire: Any, close: str, names: Any) -> None:
+    info = error_details_pb2.ErrorInfo(reason="ADAPTER_NOT_FOUND", metadata={"close": close})
+    scripted.handlers["GetAdapter"] = lambda _, context: wire.abort(
+        context, grpc.StatusCode.NOT_FOUND, "no adapter", info
+    )
+    with pytest.raises(understudy.AdapterNotFoundError) as caught:
+        client.adapters.get("sumary")
+    assert caught.value.close == names
+
+
 def test_garbled_details_do_not_hide_the_status(scripted: Any, client: Client) -> None:
     def garbled(_: Any, context: grpc.ServicerContext) -> adapter_pb.GetAdapterResponse:
         context.set_trailing_metadata([("grpc-status-details-bin", b"\xff\xff")])
