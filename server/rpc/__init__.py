@@ -1,0 +1,1 @@
+"""gRPC: thin servicers around the engine and the adapters."""

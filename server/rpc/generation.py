@@ -1,0 +1,226 @@
+"""GenerationService: thin servicers over admission."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import grpc
+
+from server.adapters.artifact import READERS
+from server.adapters.lease import AdapterLease
+from server.config import EngineConfig, LimitsConfig
+from server.errors import InvalidRequestError, UnsupportedError
+from server.metrics import Metrics
+from server.rpc import convert
+from server.rpc.admission import Admission, Work
+from server.rpc.batch import answer_batch
+from server.rpc.prompts import PromptEncoder
+from server.rpc.streams import TokenClock
+from server.types import BaseInfo, Delta, Finished, SamplingParams, Scored, StoppingParams
+from understudy.v1 import generation_service_pb2 as pb
+from understudy.v1.generation_service_pb2_grpc import GenerationServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Scoring draws nothing.
+_SCORING = (SamplingParams(), StoppingParams(max_tokens=1))
+
+
+@dataclass(frozen=True)
+class GenerationServer(GenerationServiceServicer):
+    """Answers `understudy.v1.GenerationService`. Raises the server's errors."""
+
+    admission: Admission
+    encoder: PromptEncoder
+    info: BaseInfo
+    engine_config: EngineConfig
+    limits: LimitsConfig
+    metrics: Metrics
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Generates and answers once."""
+        return await self._generate(request, context.time_remaining())
+
+    async def GenerateStream(
+        self, request: pb.GenerateStreamRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
+        """Started, deltas, finished."""
+        wanted = request.request
+        request_id = convert.request_id(wanted.request_id)
+        draft = self._draft(wanted, stream=True)
+        remaining_s = context.time_remaining()
+        clock = TokenClock(self.metrics)
+        token_text = self.encoder.token_text
+        async with self.admission.run(wanted.adapter, remaining_s, draft.work) as running:
+            yield pb.GenerateStreamResponse(
+                started=pb.StreamStarted(
+                    request_id=request_id,
+                    adapter=convert.adapter_ref(running.lease),
+                    num_prompt_tokens=running.num_prompt_tokens,
+                )
+            )
+            async for event in running.events():
+                if isinstance(event, Delta):
+                    clock.tokens(len(event.token_ids))
+                    yield pb.GenerateStreamResponse(
+                        delta=pb.StreamDelta(
+                            text=event.text,
+                            token_ids=event.token_ids,
+                            logprobs=convert.logprobs(event.logprobs, token_text),
+                        )
+                    )
+                elif isinstance(event, Finished):
+                    ending = convert.generation(event, token_text, ending_only=True)
+                    yield pb.GenerateStreamResponse(
+                        finished=pb.StreamFinished(
+                            generations=[ending], usage=convert.usage(event.usage)
+                        )
+                    )
+
+    async def BatchGenerate(
+        self, request_iterator: AsyncIterator[pb.BatchGenerateRequest], context: Context
+    ) -> AsyncIterator[pb.BatchGenerateResponse]:
+        """Many generations over one stream, answered as they finish."""
+        answers = answer_batch(
+            request_iterator,
+            lambda request: self._generate(request, context.time_remaining()),
+            self.limits.max_batch_in_flight,
+        )
+        async for answer in answers:
+            yield answer
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """Log-likelihood of each continuation."""
+        request_id = convert.request_id(request.request_id)
+        tenant = convert.tenant(request.tenant)
+        count, most = len(request.continuations), self.limits.max_continuations
+        if not 1 <= count <= most:
+            raise InvalidRequestError("continuations", f"holds {count}, must hold 1 to {most}")
+
+        async def work(lease: AdapterLease | None) -> Work:
+            template = lease.adapter.template if lease is not None else None
+            prompt = await self.encoder.encode(request.input, template)
+            context_ids, continuations = await self.encoder.encode_continuations(
+                prompt, request.continuations
+            )
+            sampling, stopping = _SCORING
+            return Work(
+                prompt_token_ids=context_ids,
+                sampling=sampling,
+                stopping=stopping,
+                continuations=continuations,
+                priority=request.priority,
+                tenant=tenant,
+            )
+
+        async with self.admission.run(request.adapter, context.time_remaining(), work) as running:
+            event = await running.result()
+            assert isinstance(event, Scored)
+            return pb.ScoreResponse(
+                request_id=request_id,
+                adapter=convert.adapter_ref(running.lease),
+                scores=[
+                    convert.continuation_score(
+                        score, self.encoder.token_text, token_logprobs=request.token_logprobs
+                    )
+                    for score in event.scores
+                ],
+                usage=convert.usage(event.usage),
+            )
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        """Not served yet."""
+        raise UnsupportedError("Classify: this server has no classification heads yet")
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """The token ids that a request with this input would run."""
+        async with self.admission.lease(request.adapter) as lease:
+            template = lease.adapter.template if lease is not None else None
+            prompt = await self.encoder.encode(request.input, template)
+        return pb.TokenizeResponse(
+            token_ids=prompt.token_ids,
+            tokens=[self.encoder.token_text(token_id) for token_id in prompt.token_ids],
+            prompt=prompt.text or "",
+        )
+
+    async def GetModelInfo(
+        self, request: pb.GetModelInfoRequest, context: Context
+    ) -> pb.GetModelInfoResponse:
+        """What this server holds."""
+        info, engine = self.info, self.engine_config
+        return pb.GetModelInfoResponse(
+            base_model=info.name,
+            base_fingerprint=info.fingerprint,
+            architecture=info.architecture,
+            quantization=info.quantization,
+            dtype=info.dtype,
+            device=info.device,
+            max_context_tokens=info.max_context_tokens,
+            vocab_size=info.vocab_size,
+            num_parameters=info.num_parameters,
+            resident_bytes=info.resident_bytes,
+            int8_threshold=info.int8_threshold,
+            deterministic=info.deterministic,
+            max_batch_size=engine.max_batch_size,
+            max_queue_size=engine.max_queue_size,
+            num_adapter_slots=engine.num_adapter_slots,
+            max_lora_rank=engine.max_lora_rank,
+            server_version=metadata.version("understudy"),
+            adapter_methods=sorted(READERS),
+            weight_form=info.weight_form,
+        )
+
+    async def _generate(
+        self, request: pb.GenerateRequest, time_remaining_s: float | None
+    ) -> pb.GenerateResponse:
+        request_id = convert.request_id(request.request_id)
+        draft = self._draft(request, stream=False)
+        async with self.admission.run(request.adapter, time_remaining_s, draft.work) as running:
+            event = await running.result()
+            assert isinstance(event, Finished)
+            return pb.GenerateResponse(
+                request_id=request_id,
+                adapter=convert.adapter_ref(running.lease),
+                generations=[convert.generation(event, self.encoder.token_text)],
+                usage=convert.usage(event.usage),
+            )
+
+    def _draft(self, request: pb.GenerateRequest, *, stream: bool) -> "_Draft":
+        """Checks all that can be checked without the adapter."""
+        convert.reject_later_options(request)
+        return _Draft(
+            encoder=self.encoder,
+            request=request,
+            sampling=convert.sampling_params(request.sampling),
+            stopping=convert.stopping_params(request.stopping, self.limits),
+            num_logprobs=convert.num_logprobs(request.output),
+            tenant=convert.tenant(request.tenant),
+            stream=stream,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A checked generation that waits for its adapter."""
+
+    encoder: PromptEncoder
+    request: pb.GenerateRequest
+    sampling: SamplingParams
+    stopping: StoppingParams
+    num_logprobs: int | None
+    tenant: str
+    stream: bool
+
+    async def work(self, lease: AdapterLease | None) -> Work:
+        template = lease.adapter.template if lease is not None else None
+        prompt = await self.encoder.encode(self.request.input, template)
+        return Work(
+            prompt_token_ids=prompt.token_ids,
+            sampling=self.sampling,
+            stopping=self.stopping,
+            num_logprobs=self.num_logprobs,
+            priority=self.request.priority,
+            tenant=self.tenant,
+            stream=self.stream,
+        )

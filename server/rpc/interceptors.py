@@ -1,0 +1,156 @@
+"""What happens around every call of our services: the gate, the status of errors, the metrics.
+
+Servicers raise the server's errors; here they become gRPC statuses (table in `server.rpc.status`).
+Anything else is logged with its trace and answered as a generic INTERNAL.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from server.errors import DrainingError
+from server.metrics import Metrics
+from server.rpc.status import row_of, status_of
+from understudy.artifact import BASE_NAME
+
+_LOG = logging.getLogger(__name__)
+# Health and reflection answer in every state.
+_OURS = "/understudy.v1."
+
+Continuation = Callable[
+    [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
+]
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Gate:
+    """Whether calls are taken. Closed while the base loads and while the server drains."""
+
+    def __init__(self, reason: str) -> None:
+        """Starts closed; `reason` is what callers are told."""
+        self._reason: str | None = reason
+
+    def open(self) -> None:
+        """Takes calls from now on."""
+        self._reason = None
+
+    def close(self, reason: str) -> None:
+        """Refuses new calls with `reason`; running ones go on."""
+        self._reason = reason
+
+    @property
+    def closed(self) -> bool:
+        """Whether new calls are refused."""
+        return self._reason is not None
+
+    def refusal(self) -> DrainingError:
+        """What a call meets while closed."""
+        return DrainingError(self._reason or "the server is not ready; try again")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls while the gate is closed, turns errors into statuses, counts calls."""
+
+    def __init__(self, gate: Gate, metrics: Metrics) -> None:
+        self._gate = gate
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wraps the call's handler."""
+        method: str = handler_call_details.method
+        if not method.startswith(_OURS):
+            return await continuation(handler_call_details)
+        handler: Any = _refusal(self._gate)
+        if not self._gate.closed:
+            handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        name = method.rpartition("/")[2]
+        serializers = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            streaming = self._streaming(name, handler)
+            if handler.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(streaming, *serializers)
+            return grpc.unary_stream_rpc_method_handler(streaming, *serializers)
+        return grpc.unary_unary_rpc_method_handler(self._unary(name, handler), *serializers)
+
+    def _unary(self, method: str, handler: Any) -> Any:
+        async def call(request: Message, context: Context) -> Any:
+            started = time.monotonic()
+            try:
+                answer = await handler.unary_unary(request, context)
+            except BaseException as error:
+                await self._failed(method, request, started, context, error)
+                raise
+            self._observe(method, request, started, "OK")
+            return answer
+
+        return call
+
+    def _streaming(self, method: str, handler: Any) -> Any:
+        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        # Writes rather than yields: a cancellation then is raised here, whatever the call waits
+        # for, and closes the servicer's generator at once.
+        async def call(request: Any, context: Context) -> None:
+            started = time.monotonic()
+            try:
+                async with contextlib.aclosing(behavior(request, context)) as answers:
+                    async for answer in answers:
+                        await context.write(answer)
+            except BaseException as error:
+                await self._failed(method, request, started, context, error)
+                raise
+            self._observe(method, request, started, "OK")
+
+        return call
+
+    async def _failed(
+        self, method: str, request: Any, started: float, context: Context, error: BaseException
+    ) -> None:
+        """Ends the call with the error's status; returns if the caller went away."""
+        if isinstance(error, asyncio.CancelledError):
+            self._observe(method, request, started, "CANCELLED")
+            return
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
+            return
+        row = row_of(error)
+        self._observe(method, request, started, row.code.name)
+        if row.code is grpc.StatusCode.INTERNAL:
+            _LOG.error("%s failed", method, exc_info=error)
+        await _abort(context, error)
+
+    def _observe(self, method: str, request: Any, started: float, code: str) -> None:
+        inner = getattr(request, "request", request)
+        # A stream of requests has many adapters.
+        reference = getattr(inner, "adapter", "" if isinstance(request, Message) else "*")
+        adapter = reference.partition("@")[0] or BASE_NAME
+        self._metrics.rpc_ended(method, adapter, code, time.monotonic() - started)
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    status = status_of(error)
+    await context.abort(
+        row_of(error).code,
+        status.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
+    )
+
+
+def _refusal(gate: Gate) -> Any:
+    """A handler that answers any call, streaming or not, without reading its requests."""
+    error = gate.refusal()
+
+    async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
+        raise error
+        yield
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
