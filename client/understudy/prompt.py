@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # A template longer than this is not a prompt; refusing it bounds parsing cost.
 MAX_TEMPLATE_CHARS = 65_536

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from understudy import artifact, store
 from understudy.artifact import ArtifactError, Manifest
 
