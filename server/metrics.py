@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import generate_latest, start_http_server
 
-from server.types import EngineStats, StepRecord, Usage
+from server.types import AdapterStats, EngineStats, StepRecord, Usage
 
 MAX_ADAPTER_LABELS = 100
 _OTHER = "other"
@@ -205,13 +205,11 @@ class Metrics:
         self._blocks_capacity.set_function(lambda: stats().num_total_blocks)
         self._adapters.labels("device").set_function(lambda: len(stats().slots))
 
-    def watch_adapters(
-        self, num_host: Callable[[], int], host_bytes: Callable[[], int], leases: Callable[[], int]
-    ) -> None:
-        """Reads the adapters' gauges at every scrape."""
-        self._adapters.labels("host").set_function(num_host)
-        self._adapter_bytes.set_function(host_bytes)
-        self._leases.set_function(leases)
+    def watch_adapters(self, stats: Callable[[], AdapterStats]) -> None:
+        """Reads the adapters' gauges from `stats` at every scrape."""
+        self._adapters.labels("host").set_function(lambda: stats().num_host)
+        self._adapter_bytes.set_function(lambda: stats().host_bytes)
+        self._leases.set_function(lambda: stats().num_leases)
 
     def serving(self, ready: bool, base: Mapping[str, str] | None = None) -> None:
         """Whether requests are taken, and what `base` is served."""

@@ -250,3 +250,13 @@ class EngineStats:
     num_prompt_tokens: int
     slots: tuple[str, ...] = field(default=())
     """`name@version` of the adapters in device slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStats:
+    """What adapters hold of host memory now, for metrics."""
+
+    num_host: int
+    """Versions in host memory."""
+    host_bytes: int
+    num_leases: int

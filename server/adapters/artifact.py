@@ -14,6 +14,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from torch import Tensor
+
+from server.adapters.lora import LoraWeights, read_lora
+from server.adapters.soft_prompt import SoftPrompt, read_soft_prompt
+from server.errors import AdapterRefusedError
+from server.types import BaseInfo
 from understudy.artifact import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -30,11 +35,6 @@ from understudy.artifact import (
 )
 from understudy.prompt import PromptTemplate
 from understudy.store import version_of
-
-from server.adapters.lora import LoraWeights, read_lora
-from server.adapters.soft_prompt import SoftPrompt, read_soft_prompt
-from server.errors import AdapterRefusedError
-from server.types import BaseInfo
 
 Weights = LoraWeights | SoftPrompt
 Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], Weights]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
-
+from server.adapters.lease import Resident
 from server.adapters.store import Reference
-from server.adapters.tiers import AdapterTiers, Resident
+from server.adapters.tiers import AdapterTiers
+from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
 
 _MAX_EVALS = 100
 

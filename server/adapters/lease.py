@@ -1,9 +1,25 @@
-"""A request's hold on one adapter version."""
+"""A version in host memory, and a request's hold on it."""
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from server.adapters.artifact import AdapterVersion
+
+
+@dataclass(slots=True)
+class Resident:
+    """A version in host memory. Fields change under the lock of `AdapterTiers`."""
+
+    adapter: AdapterVersion
+    stored: bool
+    """The store holds it, so that it can be evicted and come back."""
+    loaded_at: float
+    last_used_at: float
+    num_leases: int = 0
+    pinned: bool = False
+    retired: bool = False
+    """Takes no new leases; leaves memory with its last one."""
 
 
 class AdapterLease:

@@ -7,10 +7,9 @@ store (see `understudy.store`). A server without a store folder sees an empty st
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.errors import AdapterNotFoundError, AdapterRefusedError, InvalidRequestError
 from understudy import store as layout
 from understudy.artifact import ArtifactError, Manifest, check_name, read_manifest
-
-from server.errors import AdapterNotFoundError, AdapterRefusedError, InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
-from server.adapters.lease import AdapterLease
+from server.adapters.lease import AdapterLease, Resident
 from server.adapters.sources import resolve_source
 from server.adapters.store import AdapterStore, Reference
 from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
-from server.types import BaseInfo
+from server.types import AdapterStats, BaseInfo
 
 Key = tuple[str, str]
 
@@ -31,21 +31,6 @@ class TierLimits:
     artifact: ArtifactLimits
     roots: tuple[Path, ...]
     """Folders that LoadAdapter's `source` may name, beside the store."""
-
-
-@dataclass(slots=True)
-class Resident:
-    """A version in host memory. Fields change under the lock of `AdapterTiers`."""
-
-    adapter: AdapterVersion
-    stored: bool
-    """The store holds it, so that it can be evicted and come back."""
-    loaded_at: float
-    last_used_at: float
-    num_leases: int = 0
-    pinned: bool = False
-    retired: bool = False
-    """Takes no new leases; leaves memory with its last one."""
 
 
 class AdapterTiers:
@@ -158,6 +143,16 @@ class AdapterTiers:
         """The versions in memory by (name, version); copies, not live."""
         with self._lock:
             return {key: replace(resident) for key, resident in self._residents.items()}
+
+    def stats(self) -> AdapterStats:
+        """What host memory holds now."""
+        with self._lock:
+            residents = self._residents.values()
+            return AdapterStats(
+                num_host=len(residents),
+                host_bytes=sum(resident.adapter.size_bytes for resident in residents),
+                num_leases=sum(resident.num_leases for resident in residents),
+            )
 
     def not_found(self, reference: Reference) -> AdapterNotFoundError:
         """The error for an unknown reference, with the nearest known ones. *Blocking.*"""

@@ -1,0 +1,282 @@
+"""Composition root: puts a server together, starts it, and takes it down in order.
+
+Start: bind the ports, answer health checks with NOT_SERVING, load the base, start the engine,
+preload adapters, take calls. Stop: refuse new calls, let running ones finish, close.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from server.adapters.artifact import ArtifactLimits
+from server.adapters.catalog import Catalog
+from server.adapters.store import AdapterStore, parse_reference
+from server.adapters.tiers import AdapterTiers, TierLimits
+from server.config import Hardware, ListenConfig, ServerConfig, resolve
+from server.engine.engine import Engine
+from server.errors import ServerError, StartupError
+from server.metrics import Metrics, MetricsServer
+from server.models.loader import LoadedBase, load_base
+from server.rpc.adapters import AdapterServer
+from server.rpc.admission import Admission
+from server.rpc.events import EventBridge
+from server.rpc.generation import GenerationServer
+from server.rpc.leases import LeaseDesk
+from server.rpc.prompts import PromptEncoder
+from server.rpc.server import RpcServer
+
+_LOG = logging.getLogger(__name__)
+# Adapters that are read at a time: more only compete for the disk.
+_ADAPTER_LOADERS = 4
+
+T = TypeVar("T")
+
+
+class App:
+    """One server. `start` once, then `stop` once; two can live in one process."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = resolve(config, detect_hardware())
+        self.metrics = Metrics()
+        self.rpc = RpcServer(self.config.listen, self.metrics)
+        self.metrics_server: MetricsServer | None = None
+        self.engine: Engine | None = None
+        self._executor = ThreadPoolExecutor(_ADAPTER_LOADERS, thread_name_prefix="adapters")
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of gRPC, once `start` has bound it."""
+        return self.rpc.address
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes, once `start` has bound it."""
+        assert self.metrics_server is not None, "not started"
+        host = self.config.listen.host
+        host = f"[{host}]" if ":" in host else host
+        return f"http://{host}:{self.metrics_server.port}/metrics"
+
+    async def start(self) -> None:
+        """Returns when calls are taken. Raises StartupError with one line."""
+        self.metrics_server = _bind(self.config.listen, self.metrics)
+        await self.rpc.listen()
+        base = self.config.base
+        loaded = await _in_daemon_thread(
+            lambda: load_base(
+                base.directory,
+                quantization=base.quantization,
+                dtype=base.dtype,
+                device=base.device,
+                weight_form=base.weight_form,
+                name=base.name,
+                deterministic=self.config.engine.deterministic,
+            )
+        )
+        info = loaded.info
+        _LOG.info("loaded %s: %s on %s", info.name, info.quantization, info.device)
+        self.engine = Engine(loaded, self.config.engine, self.metrics)
+        self.engine.start()
+        generation, adapters = self._services(loaded, self.engine)
+        for reference in self.config.adapters.preload:
+            await self._preload(adapters.tiers, reference)
+        self.metrics.serving(
+            False,
+            {
+                "base_model": info.name,
+                "fingerprint": info.fingerprint,
+                "quantization": info.quantization,
+                "dtype": info.dtype,
+                "device": info.device,
+            },
+        )
+        await self.rpc.serve(generation, adapters)
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Refuses new calls, gives running ones `drain_s` (default: as configured), closes all.
+
+        Also after a `start` that failed or was cancelled.
+        """
+        if drain_s is None:
+            drain_s = self.config.listen.drain_s
+        await self.rpc.drain()
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.stop, drain_s)
+        await self.rpc.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self.metrics_server is not None:
+            self.metrics_server.close()
+
+    def _services(
+        self, loaded: LoadedBase, engine: Engine
+    ) -> tuple[GenerationServer, AdapterServer]:
+        adapters = self.config.adapters
+        assert adapters.max_host_bytes is not None, "resolved"
+        tiers = AdapterTiers(
+            loaded.info,
+            AdapterStore(adapters.store),
+            TierLimits(
+                max_host_bytes=adapters.max_host_bytes,
+                artifact=ArtifactLimits(
+                    adapters.max_adapter_bytes, self.config.engine.max_lora_rank
+                ),
+                roots=adapters.roots,
+            ),
+            self.metrics,
+            on_freed=engine.evict,
+        )
+        self.metrics.watch_engine(engine.stats)
+        self.metrics.watch_adapters(tiers.stats)
+        admission = Admission(
+            engine,
+            LeaseDesk(tiers, self._executor),
+            EventBridge(asyncio.get_running_loop()),
+            self.metrics,
+        )
+        generation = GenerationServer(
+            admission=admission,
+            encoder=PromptEncoder(loaded.tokenizer, loaded.info.vocab_size),
+            info=loaded.info,
+            engine_config=self.config.engine,
+            limits=self.config.limits,
+            metrics=self.metrics,
+        )
+        catalog = Catalog(tiers, lambda: engine.stats().slots)
+        return generation, AdapterServer(tiers, catalog, self._executor)
+
+    async def _preload(self, tiers: AdapterTiers, reference: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            wanted = parse_reference(reference, "adapters.preload")
+            await loop.run_in_executor(self._executor, tiers.prepare, wanted)
+        except ServerError as error:
+            raise StartupError(f"cannot preload {reference!r}: {error}") from error
+
+
+async def run(config: ServerConfig) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code. Raises StartupError.
+
+    A second signal ends the process at once, whatever still runs.
+    """
+    app = App(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stopping.is_set():
+            _exit_now(1, "second signal: exiting at once, running requests are lost")
+        print(f"{signal.Signals(number).name}: draining", file=sys.stderr, flush=True)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    if config.ready_file is not None:
+        config.ready_file.unlink(missing_ok=True)
+    starting = asyncio.create_task(app.start())
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            # The thread that loads the base cannot be stopped, and would crash in the teardown.
+            _exit_now(0, "stopped before the base was loaded")
+        await starting
+        _announce(app)
+        await waiting
+    finally:
+        waiting.cancel()
+        if config.ready_file is not None:
+            config.ready_file.unlink(missing_ok=True)
+        await app.stop()
+    return 0
+
+
+def detect_hardware() -> Hardware:
+    """The machine this process runs on."""
+    has_cuda = torch.cuda.is_available()
+    return Hardware(
+        has_cuda=has_cuda,
+        cuda_has_bfloat16=has_cuda and torch.cuda.is_bf16_supported(),
+        cuda_memory_bytes=torch.cuda.get_device_properties(0).total_memory if has_cuda else 0,
+        host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _bind(config: ListenConfig, metrics: Metrics) -> MetricsServer:
+    """Starts the metrics door and makes sure that gRPC's port is free. Raises StartupError."""
+    try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+    except OSError as error:
+        raise _cannot_listen(config.host, config.port, "port", error) from error
+    try:
+        return MetricsServer(metrics, config.host, config.metrics_port)
+    except OSError as error:
+        raise _cannot_listen(config.host, config.metrics_port, "metrics-port", error) from error
+
+
+def _cannot_listen(host: str, port: int, flag: str, error: OSError) -> StartupError:
+    reason = (error.strerror or str(error)).lower()
+    return StartupError(
+        f"cannot listen on {host}:{port}: {reason}; choose another with --{flag}, 0 for a free one"
+    )
+
+
+def _announce(app: App) -> None:
+    print(f"understudy server listening on {app.address}", flush=True)
+    print(f"metrics on {app.metrics_url}", flush=True)
+    path = app.config.ready_file
+    if path is not None:
+        _write_atomically(path, json.dumps({"address": app.address, "metrics": app.metrics_url}))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    Path(temporary).replace(path)
+
+
+def _exit_now(code: int, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that does not keep the process alive."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def target() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        # The loop is closed where nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=target, name="load-base", daemon=True).start()
+    return await done
