@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from server.errors import StartupError
 
@@ -212,7 +213,11 @@ def read_config(file: Path | None, overrides: Mapping[str, Any]) -> ServerConfig
     try:
         return TypeAdapter(ServerConfig).validate_python(data)
     except ValidationError as error:
-        raise StartupError(f"{where}: {_describe(error)}") from error
+        fault = _first(error)
+        dotted = ".".join(str(part) for part in fault["loc"])
+        if any(dotted.startswith(key) for key in overrides):
+            where = "command line"
+        raise StartupError(f"{where}: {_describe(dotted, fault)}") from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -227,12 +232,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return data
 
 
-def _describe(error: ValidationError) -> str:
-    """One line on the first fault; unknown keys first, as they explain missing ones."""
+def _first(error: ValidationError) -> ErrorDetails:
+    """The fault to tell: unknown keys first, as they explain missing ones."""
     faults = error.errors(include_url=False)
-    faults.sort(key=lambda fault: fault["type"] != "unexpected_keyword_argument")
-    fault = faults[0]
-    dotted = ".".join(str(part) for part in fault["loc"])
+    return min(faults, key=lambda fault: fault["type"] != "unexpected_keyword_argument")
+
+
+def _describe(dotted: str, fault: ErrorDetails) -> str:
     if fault["type"] == "unexpected_keyword_argument":
         return f"unknown key {dotted!r}{_nearest(dotted)}"
     if fault["type"] in ("missing", "missing_argument"):
@@ -243,13 +249,14 @@ def _describe(error: ValidationError) -> str:
 
 def _nearest(dotted: str) -> str:
     keys = _keys(ServerConfig)
-    close = difflib.get_close_matches(dotted, keys, n=1)
+    section, _, last = dotted.rpartition(".")
+    beside = [key for key in keys if key.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(dotted, beside, n=1)
     if not close:
         # The right key in the wrong section.
-        last = dotted.rpartition(".")[2]
         names = {key.rpartition(".")[2]: key for key in reversed(keys)}
         close = [names[name] for name in difflib.get_close_matches(last, names, n=1)]
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(keys)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(beside)}"
 
 
 def _keys(component: Any, prefix: str = "") -> list[str]:
