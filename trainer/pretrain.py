@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> Llam
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_kv_heads,
             max_position_embeddings=config.context,
-            rope_theta=config.rope_theta,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -267,6 +268,8 @@ def run(args: argparse.Namespace) -> int:
                 raise CheckpointError(f"{args.work / CHECKPOINT}: no checkpoint to export")
             load_checkpoint(args.work / CHECKPOINT, model, None)
         else:
+            for stop in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(stop, signal.default_int_handler)
             model = train(recipe, args.work)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

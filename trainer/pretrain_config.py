@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from trainer.config_file import read_yaml
 from trainer.errors import ConfigError
 
+UNKNOWN_KEY = "unexpected_keyword_argument"
 STRICT = ConfigDict(extra="forbid")
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -119,9 +120,12 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return TypeAdapter(Recipe).validate_python(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
+        # An unknown key is the likely cause of a missing one, so it is named first.
+        (first, *_) = sorted(error.errors(), key=lambda found: found["type"] != UNKNOWN_KEY)
         where = ".".join(str(step) for step in first["loc"])
-        if first["type"] != "unexpected_keyword_argument":
+        if first["type"] == "missing":
+            raise ConfigError(f"{path}: key {where!r} is missing") from error
+        if first["type"] != UNKNOWN_KEY:
             raise ConfigError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from error
         known = valid_keys(Recipe, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.0)

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
@@ -15,7 +14,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pat
     """Writes bf16 safetensors, config and tokenizer files to `out`, each file replaced at once."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+        copy.deepcopy(model).bfloat16().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         for path in Path(folder).iterdir():
             path.chmod(0o644)  # safetensors makes its file readable by the owner only

@@ -1,0 +1,191 @@
+"""Pretraining: tokenizer, data preparation, resumption to the last bit, export, bad recipes."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from trainer import corpus, pretrain
+from trainer.errors import ConfigError, DataError
+from trainer.pretrain_config import Recipe, read_recipe
+from trainer.pretrain_export import read_metrics
+
+RECIPE = """
+seed: 3
+model:
+  vocab_size: 320
+  hidden_size: 64
+  intermediate_size: 64
+  num_layers: 1
+  num_heads: 2
+  num_kv_heads: 1
+  context: 32
+data:
+  sources:
+    - {name: stories, weight: 0.6}
+    - {name: notices, weight: 0.4, max_documents: 60}
+  validation_share: 0.1
+train:
+  learning_rate: 0.01
+  max_steps: 6
+  chunks_per_step: 2
+  long_every: 3
+  warmup_steps: 2
+  validate_every: 3
+  log_every: 1
+  compile: false
+  num_threads: 1
+  precision: fp32
+"""
+
+
+def write_corpus(folder: Path) -> None:
+    folder.mkdir()
+    for name in ("stories", "notices"):
+        with gzip.open(folder / f"{name}.jsonl.gz", "wt", encoding="utf-8") as out:
+            for number in range(80):
+                text = f"The {name} of day {number}: the cat saw {number + 1} birds and sat down."
+                out.write(json.dumps({"text": text}) + "\n")
+            out.write(
+                json.dumps({"text": f"the {name} of DAY 7, the cat saw 8 birds and sat down"})
+            )
+
+
+@pytest.fixture
+def recipe_path(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def prepared(recipe_path: Path, work: Path) -> Recipe:
+    recipe = read_recipe(recipe_path)
+    model = recipe.model
+    folder = recipe_path.parent / "corpus"
+    corpus.prepare(recipe.data, folder, work, model.vocab_size, model.context)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    texts = [f"Number {number} is a plain sentence, isn't it?" for number in range(200)]
+    return corpus.train_tokenizer(texts, vocab_size=400, context=128)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=80))
+def test_any_text_decodes_to_itself(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not any(token in text for token in corpus.CONTROL_TOKENS):
+        assert tokenizer.decode(ids) == text
+
+
+def test_encoding_adds_bos_in_front_and_nothing_at_the_end(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    plain = loaded("A sentence.", add_special_tokens=False)["input_ids"]
+    assert loaded("A sentence.")["input_ids"] == [loaded.bos_token_id, *plain]
+    assert loaded.convert_tokens_to_ids(list(corpus.CONTROL_TOKENS)) == list(range(7))
+    marked = loaded("<|user|>hi<|end|>", add_special_tokens=False)["input_ids"]
+    assert (marked[0], marked[-1]) == (4, 6)
+
+
+def test_preparation_drops_duplicates_and_holds_documents_out(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    prepared(recipe_path, tmp_path / "work")
+    stories, notices = json.loads((tmp_path / "work" / "data.json").read_text())
+    assert (stories["num_documents"], stories["num_duplicates"]) == (80, 1)
+    assert notices["num_documents"] == 60
+    assert 0 < stories["num_validation_tokens"] < stories["num_train_tokens"]
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "work" / "tokenizer")
+    sources = corpus.load(tmp_path / "work")
+    held = set(loaded.decode(sources[0].validation).split("<|eos|>"))
+    assert not (held - {""}) & set(loaded.decode(sources[0].train).split("<|eos|>"))
+
+
+def test_plan_visits_every_chunk_once_per_epoch(recipe_path: Path, tmp_path: Path) -> None:
+    prepared(recipe_path, tmp_path / "work")
+    sources = corpus.load(tmp_path / "work")
+    order = corpus.plan(sources, 32, 1000, seed=1)
+    np.testing.assert_array_equal(order, corpus.plan(sources, 32, 1000, seed=1))
+    size = (len(sources[0].train) - 1) // 32
+    first_epoch = order[order[:, 0] == 0, 1][:size]
+    assert sorted(first_epoch) == list(range(size))
+    assert abs((order[:, 0] == 0).mean() - 0.6) < 0.06
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(recipe_path: Path, tmp_path: Path) -> None:
+    recipe = prepared(recipe_path, tmp_path / "a")
+    prepared(recipe_path, tmp_path / "b")
+    whole = pretrain.train(recipe, tmp_path / "a").state_dict()
+    halfway = pretrain.train(recipe, tmp_path / "b", stop_at=3).state_dict()
+    resumed = pretrain.train(recipe, tmp_path / "b").state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], halfway[name]) for name in whole)
+    lines = read_metrics(tmp_path / "b" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert {"stories", "notices"} == lines[-1]["validation"].keys()
+
+
+def test_time_limit_ends_the_run_with_the_rate_decayed(recipe_path: Path) -> None:
+    config = replace(read_recipe(recipe_path).train, max_minutes=10.0)
+    at = pretrain.Position
+    assert pretrain.progress_of(config, at(step=3, elapsed_s=60.0)) == 0.5
+    assert pretrain.progress_of(config, at(step=3, elapsed_s=480.0)) == 0.8
+    assert pretrain.learning_rate(config, at(step=0)) == pytest.approx(0.005)
+    assert pretrain.learning_rate(config, at(step=2)) == pytest.approx(0.01)
+    assert pretrain.learning_rate(config, at(step=3, elapsed_s=600.0)) == 0.0
+
+
+def test_command_trains_and_exports_a_folder_that_transformers_loads(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    folder, work, out = tmp_path / "corpus", tmp_path / "work", tmp_path / "out"
+    command = [str(recipe_path), "--work", str(work), "--out", str(out)]
+    assert pretrain.main([*command, "--corpus", str(folder)]) == 0
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == torch.bfloat16
+    assert len(AutoTokenizer.from_pretrained(out)) <= model.config.vocab_size == 320
+    assert (out / "curves.png").stat().st_size > 1000
+    assert pretrain.main([*command, "--export-only"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("num_heads", "num_head"), "unknown key 'model.num_head'.* 'num_heads'"),
+        (("weight: 0.6", "wieght: 0.6"), "data.sources.0.wieght.* 'weight'"),
+        (("hidden_size: 64", "hidden_size: 65"), "model.hidden_size: .*multiple of 64, got 65"),
+    ],
+)
+def test_wrong_recipe_is_named(
+    recipe_path: Path, change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_path.write_text(RECIPE.replace(*change))
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe_path)
+    work = str(recipe_path.parent / "work")
+    assert pretrain.main([str(recipe_path), "--work", work, "--out", work]) == 2
+    assert "recipe.yaml" in capsys.readouterr().err
+
+
+def test_missing_source_and_broken_line_are_named(recipe_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    with gzip.open(folder / "notices.jsonl.gz", "wt") as out:
+        out.write('{"text": "fine"}\n{"no": 1}\n')
+    with pytest.raises(DataError, match=r"notices.jsonl.gz:2: not an object with 'text'"):
+        prepared(recipe_path, tmp_path / "work")
+    (folder / "stories.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"stories.jsonl.gz: no such file"):
+        prepared(recipe_path, tmp_path / "work")
