@@ -130,6 +130,8 @@ def main() -> int:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             stream=sys.stderr,
         )
+        # It warns that it could fetch a kernel of its own; ours do not need it.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         # Late, so that --help and wrong configurations answer without loading torch.
         from server.app import run
 
