@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Split = Literal["train", "validation", "test"]
@@ -75,3 +76,9 @@ def make_rows(
             raise ValueError(f"only {index} distinct {split} rows exist, {num} were asked for")
         seen.add(row.input)
         yield row
+
+
+def read_inputs(path: Path, num: int) -> list[str]:
+    """The inputs of the first `num` rows of a JSONL file."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:num]
+    return [json.loads(line)["input"] for line in lines]
