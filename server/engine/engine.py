@@ -1,43 +1,154 @@
-"""The engine: one thread that steps a batch of requests over one base model."""
+"""The engine: one thread that steps a batch of requests over one base model.
+
+    submit -> inbox -> scheduler -> batch -> runner -> sampler -> answer -> emit
+
+Every accepted request gets exactly one terminal event, from the engine's thread; its lease, blocks
+and slots are given back there and nowhere else.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
 
 from server.config import EngineConfig
+from server.engine.core import EngineCore
+from server.engine.limits import check_request, request_label
+from server.errors import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
 from server.models.loader import LoadedBase
 from server.types import EngineMetrics, EngineStats, Request
 
+logger = logging.getLogger(__name__)
+
+# Bounds of the retry delay that a full queue answers with, in seconds.
+_MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
+
 
 class Engine:
-    """Runs requests. `submit`, `cancel`, `stats` and `evict` are safe from any thread."""
+    """Runs requests. Every method is safe from any thread."""
 
     def __init__(self, base: LoadedBase, config: EngineConfig, metrics: EngineMetrics) -> None:
         self.base = base
         self.config = config
         self._metrics = metrics
+        self._core = EngineCore(base, config, metrics, self._ended)
+        self.max_context = self._core.max_context
+        """Most positions of one request: the model's context, or the whole cache."""
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        # Guards everything below.
+        self._changed = threading.Condition()
+        self._inbox: deque[Request] = deque()
+        self._cancelled: set[str] = set()
+        self._evicted: list[tuple[str, str]] = []
+        self._active: set[str] = set()
+        self._num_queued = 0
+        self._stop_at: float | None = None
+        self._last_end = time.monotonic()
+        self._request_s = 0.0
 
     def start(self) -> None:
         """Starts the thread."""
-        raise NotImplementedError
+        self._thread.start()
 
     def submit(self, request: Request) -> None:
         """Queues a request.
 
-        Raises QueueFullError, DrainingError, DeadlineError or InvalidRequestError; the caller
+        Raises InvalidRequestError, DeadlineError, DrainingError or QueueFullError; the caller
         then still owns the lease.
         """
-        raise NotImplementedError
+        check_request(request, self.base.info, self.config, self.max_context)
+        if request.deadline_s is not None and request.deadline_s <= time.monotonic():
+            raise DeadlineError("the deadline passed before the request was queued")
+        with self._changed:
+            if self._stop_at is not None:
+                raise DrainingError("the server is shutting down")
+            if request.request_id in self._active:
+                raise InvalidRequestError("request_id", "another running request has this id")
+            if self._num_queued >= self.config.max_queue_size:
+                delay = min(max(self._num_queued * self._request_s, _MIN_RETRY_S), _MAX_RETRY_S)
+                raise QueueFullError(self.config.max_queue_size, delay)
+            self._num_queued += 1
+            self._active.add(request.request_id)
+            self._inbox.append(request)
+            # Before the thread can see the request: accepted comes before started.
+            self._metrics.request_accepted(request_label(request))
+            self._changed.notify()
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with `Failed(RequestCancelledError)`. Unknown ids are ignored."""
-        raise NotImplementedError
-
-    def stats(self) -> EngineStats:
-        """What the engine is doing now."""
-        raise NotImplementedError
+        with self._changed:
+            if request_id in self._active:
+                self._cancelled.add(request_id)
+                self._changed.notify()
 
     def evict(self, name: str, version: str) -> None:
         """Drops an adapter's device slot as soon as no sequence uses it."""
-        raise NotImplementedError
+        with self._changed:
+            self._evicted.append((name, version))
+            self._changed.notify()
+
+    def stats(self) -> EngineStats:
+        """What the engine is doing now."""
+        return self._core.stats()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Takes no new requests, lets running ones finish for `drain_s`, then fails the rest
-        with DrainingError and joins the thread."""
-        raise NotImplementedError
+        with DrainingError and joins the thread. A second call may shorten the drain."""
+        with self._changed:
+            stop_at = time.monotonic() + drain_s
+            self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._is_over():
+            self._take_messages()
+            try:
+                self._core.expire(time.monotonic())
+                self._core.step()
+            except Exception as error:
+                logger.exception("the engine failed; its requests end")
+                self._core.fail_all(error)
+            with self._changed:
+                self._num_queued = len(self._inbox) + self._core.num_unstarted
+
+    def _is_over(self) -> bool:
+        """Waits for something to do. True once stopping has come to its end."""
+        with self._changed:
+            while not (
+                self._inbox
+                or self._cancelled
+                or self._evicted
+                or self._core.has_work
+                or self._stop_at is not None
+            ):
+                self._changed.wait()
+            if self._stop_at is None:
+                return False
+            drained = not (self._inbox or self._core.has_work)
+            timed_out = time.monotonic() >= self._stop_at
+        if timed_out and not drained:
+            self._take_messages()
+            self._core.fail_all(DrainingError("the server shut down before the request ended"))
+        return drained or timed_out
+
+    def _take_messages(self) -> None:
+        with self._changed:
+            inbox, self._inbox = self._inbox, deque()
+            cancelled, self._cancelled = self._cancelled, set()
+            evicted, self._evicted = self._evicted, []
+        for request in inbox:
+            self._core.add(request)
+        for request_id in cancelled:
+            self._core.cancel(request_id)
+        for name, version in evicted:
+            self._core.evict(name, version)
+
+    def _ended(self, request_id: str) -> None:
+        now = time.monotonic()
+        with self._changed:
+            self._active.discard(request_id)
+            # Seconds per request, smoothed: what a full queue's retry delay is made of.
+            self._request_s += 0.1 * (now - self._last_end - self._request_s)
+            self._last_end = now

@@ -8,7 +8,7 @@ D head size, R stacked LoRA rank.
 their oracle in tests.
 """
 
-from server.kernels.attention import AttentionStep, LongChunk, paged_attention
+from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
 from server.kernels.lora import LoraGroup, LoraSegment, LoraStep, MaskedLora, apply_lora
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LoraSegment",
     "LoraStep",
     "MaskedLora",
+    "ShortRows",
     "apply_lora",
     "paged_attention",
 ]

@@ -21,24 +21,32 @@ class LongChunk:
     blocks: torch.Tensor
 
 
+@dataclass(frozen=True)
+class ShortRows:
+    """Rows that are queries on their own: `rows[i]` sees the first `lengths[i]` positions of the
+    sequence in `tables[i]`, which is padded with block 0. `rows` None: the first rows."""
+
+    rows: torch.Tensor | None
+    tables: torch.Tensor
+    lengths: torch.Tensor
+
+
 @dataclass
 class AttentionStep:
     """Where the rows of a step find their keys and values.
 
-    The first `num_short` rows are queries on their own: row i sees the first `lengths[i]`
-    positions of the sequence in `tables[i]`, padded with block 0. `write_index` [T] is each row's
-    place in the flattened cache; a row's own key and value are written before anything is read.
-    `scratch` is a buffer that gathers reuse. Masks are made once per step and window.
+    `write_index` [T] is each row's place in the flattened cache; a row's own key and value are
+    written before anything is read. `short` holds rows of like lengths together, since each is
+    padded to the longest. `scratch` is a buffer that gathers reuse. Masks are made once per step
+    and window.
     """
 
     caches: list[torch.Tensor]
     write_index: torch.Tensor
-    num_short: int
-    tables: torch.Tensor
-    lengths: torch.Tensor
+    short: tuple[ShortRows, ...]
     chunks: tuple[LongChunk, ...]
     scratch: torch.Tensor
-    masks: dict[object, torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
 
 def paged_attention(
@@ -63,12 +71,21 @@ def paged_attention(
     # [T, 2, K, D]
     states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
     cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
-    out = torch.empty(num_rows, num_heads, dim, dtype=query.dtype, device=query.device)
-    if (n := step.num_short) > 0:
-        q = query[0, :, :n].transpose(0, 1).reshape(n, num_kv, num_heads // num_kv, dim)
-        k, v = _gather(cache, step.tables, step.scratch)
-        mask = _short_mask(step, k.shape[2], sliding_window, query.dtype)
-        out[:n] = _attend(q, k, v, scaling, softcap, mask).view(n, num_heads, dim)
+    # Zeros, not empty: rows that pad a step belong to no chunk.
+    out = query.new_zeros(num_rows, num_heads, dim)
+    by_row = query[0].transpose(0, 1)
+    for index, short in enumerate(step.short):
+        n = len(short.lengths)
+        q = by_row[:n] if short.rows is None else by_row.index_select(0, short.rows)
+        k, v = _gather(cache, short.tables, step.scratch)
+        mask = _short_mask(step, index, k.shape[2], sliding_window, query.dtype)
+        # Heads of one group become queries of one head: [n, K, G, D].
+        grouped = q.reshape(n, num_kv, -1, dim)
+        o = _attend(grouped, k, v, scaling, softcap, mask).reshape(n, num_heads, dim)
+        if short.rows is None:
+            out[:n] = o
+        else:
+            out.index_copy_(0, short.rows, o)
     for chunk in step.chunks:
         q = query[:, :, chunk.rows]
         end = chunk.start + q.shape[2]
@@ -85,7 +102,7 @@ def paged_attention(
         else:
             k, v = _gather(cache, chunk.blocks.unsqueeze(0), step.scratch)
             mask = _chunk_mask(step, chunk.start, end, sliding_window, q)
-            # Heads of one group become queries of one head: [1, K, G * n, D].
+            # As above: [1, K, G * n, D].
             grouped = q.reshape(1, num_kv, -1, dim)
             repeated = mask.repeat(num_heads // num_kv, 1)
             o = _attend(grouped, k[:, :, :end], v[:, :, :end], scaling, softcap, repeated)
@@ -123,19 +140,19 @@ def _attend(
 
 
 def _short_mask(
-    step: AttentionStep, size: int, window: int | None, dtype: torch.dtype
+    step: AttentionStep, index: int, size: int, window: int | None, dtype: torch.dtype
 ) -> torch.Tensor:
-    """[B, 1, 1, S], 0 where the row sees the position and -inf elsewhere."""
-    mask = step.masks.get(window)
+    """[n, 1, 1, S], 0 where the row of `step.short[index]` sees the position, -inf elsewhere."""
+    mask = step.masks.get((index, window))
     if mask is None:
-        position = torch.arange(size, device=step.lengths.device)
-        length = step.lengths.unsqueeze(1)
+        length = step.short[index].lengths.unsqueeze(1)
+        position = torch.arange(size, device=length.device)
         hidden = position >= length
         if window is not None:
             hidden |= position < length - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
-        step.masks[window] = mask
+        step.masks[index, window] = mask
     return mask
 
 

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from server.errors import StartupError
-from server.kernels import AttentionStep, LongChunk
+from server.kernels import AttentionStep, LongChunk, ShortRows
 from server.models.decoder import CacheShape, Decoder
 
 _EXPERT_KEYS = (
@@ -109,13 +109,12 @@ def probe(
     chunks = tuple(
         LongChunk(slice(i * length, (i + 1) * length), 0, blocks[i : i + 1]) for i in range(count)
     )
-    for num_short, long in ((0, chunks), (count * length, ())):
+    short = ShortRows(None, blocks.repeat_interleave(length).unsqueeze(1), positions + 1)
+    for singles, long in (((), chunks), ((short,), ())):
         decoder.context.attention = AttentionStep(
             caches=[torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)],
             write_index=rows + length,
-            num_short=num_short,
-            tables=blocks.repeat_interleave(length).unsqueeze(1),
-            lengths=positions + 1,
+            short=singles,
             chunks=long,
             scratch=torch.empty(0, dtype=dtype, device=device),
         )

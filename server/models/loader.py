@@ -14,13 +14,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from understudy.artifact import ArtifactError, base_fingerprint
 
 from server.errors import StartupError
 from server.models.checks import cache_shape, check_config, check_directory, probe, probe_tokens
 from server.models.decoder import CacheShape, Decoder, install
 from server.models.memory import available_bytes, fits_held
 from server.types import BaseInfo
+from understudy.artifact import ArtifactError, base_fingerprint
 
 # LLM.int8's published threshold; the one bitsandbytes, and so the trainer, uses.
 _INT8_THRESHOLD = 6.0
@@ -38,6 +38,10 @@ class LoadedBase:
     dtype: torch.dtype
     device: torch.device
     eos_token_ids: frozenset[int]
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return cast(str, self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
 
 def load_base(
@@ -140,14 +144,14 @@ def _load(
 ) -> PreTrainedModel:
     options: dict[str, Any] = {}
     if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
     elif quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_threshold=int8_threshold
         )
     model: Any = AutoModelForCausalLM.from_pretrained(

@@ -186,7 +186,7 @@ def _take_nf4(
     first = states[0]
     absmax = torch.cat([_scales(state) for state in states])
     codes = torch.cat([m.weight.data.reshape(-1) for m in modules]).unsqueeze(1)
-    state = QuantState(  # type: ignore[no-untyped-call]
+    state = QuantState(
         absmax=absmax,
         shape=torch.Size((sum(out_features), first.shape[1])),
         code=first.code,

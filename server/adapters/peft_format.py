@@ -1,0 +1,94 @@
+"""Checks that the readers of PEFT's methods share: every key and every tensor is accounted for."""
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import torch
+
+from server.errors import AdapterRefusedError
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+
+# Where an adapter came from; nothing here changes a number.
+ORIGIN_KEYS = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "peft_type",
+        "peft_version",
+        "revision",
+    }
+)
+
+
+def check_keys(
+    config: Mapping[str, Any],
+    *,
+    read: Set[str],
+    harmless: Set[str],
+    off: Mapping[str, tuple[object, str]],
+) -> None:
+    """Raises AdapterRefusedError for a key that would change the mathematics unseen.
+
+    `read` are used by the caller, `harmless` change no number, `off` maps a feature's key to the
+    value that switches it off and a remedy (or empty). null and empty also switch it off.
+    """
+    for key, value in config.items():
+        if key in read or key in harmless or key in ORIGIN_KEYS:
+            continue
+        if key not in off:
+            raise AdapterRefusedError(
+                f"{CONFIG}: key {key!r} is unknown to this server, and may change the results"
+            )
+        default, remedy = off[key]
+        if value in (None, [], {}) or (value == default and type(value) is type(default)):
+            continue
+        hint = f"; {remedy}" if remedy else ""
+        raise AdapterRefusedError(f"{CONFIG}: {key} {_short(value)} is not served{hint}")
+
+
+def check_task(config: Mapping[str, Any]) -> None:
+    """Raises AdapterRefusedError unless the adapter is for causal language modelling."""
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise AdapterRefusedError(f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM is")
+
+
+def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
+    """Raises AdapterRefusedError unless `tensor` is finite and floating, of `shape` (None: any
+    size from 1)."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(shape) and all(
+        size > 0 and want in (None, size) for size, want in zip(found, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise AdapterRefusedError(
+            f"{TENSORS}: tensor {name!r} has shape {list(found)}, the base needs [{wanted}]"
+        )
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+        raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} has dtype {tensor.dtype}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
+
+
+def check_fits(name: str, tensor: torch.Tensor, dtype: str) -> None:
+    """Raises AdapterRefusedError if a finite `tensor` overflows in the base's `dtype`."""
+    limit = torch.finfo(getattr(torch, dtype)).max
+    if float(tensor.abs().max()) > limit:
+        raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} overflows in {dtype}")
+
+
+def whole_number(config: Mapping[str, Any], key: str) -> int:
+    """The value of `key`, a whole number from 1. Raises AdapterRefusedError."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise AdapterRefusedError(f"{CONFIG}: {key} {_short(value)} is not a whole number from 1")
+    return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,57 @@
+"""Which requests the engine can run at all."""
+
+from server.adapters.lora import LoraWeights
+from server.config import EngineConfig
+from server.errors import InvalidRequestError
+from server.types import BaseInfo, Request
+from understudy.artifact import BASE_NAME
+
+
+def request_label(request: Request) -> str:
+    """The adapter's name, `base` without one: the label of metrics."""
+    return request.lease.name if request.lease is not None else BASE_NAME
+
+
+def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_context: int) -> None:
+    """Raises InvalidRequestError if the request can never run."""
+    prompt = request.prompt_token_ids
+    if not prompt:
+        raise InvalidRequestError("input", "the prompt has no tokens")
+    _check_ids("input", prompt, base)
+    num_virtual = 0
+    if request.lease is not None:
+        num_virtual = request.lease.num_virtual_tokens
+        weights = request.lease.weights
+        if isinstance(weights, LoraWeights) and weights.rank > config.max_lora_rank:
+            raise InvalidRequestError(
+                "adapter", f"rank {weights.rank} exceeds max_lora_rank {config.max_lora_rank}"
+            )
+    count = len(prompt)
+    total = num_virtual + count
+    virtual = f" (+ {num_virtual} virtual)" if num_virtual else ""
+    if total > max_context:
+        raise InvalidRequestError(
+            "input", f"prompt of {count} tokens{virtual} exceeds the context of {max_context}"
+        )
+    for i, continuation in enumerate(request.continuations):
+        field = f"continuations[{i}]"
+        _check_ids(field, continuation, base)
+        # The last token is predicted, never computed.
+        if total + len(continuation) - 1 > max_context:
+            raise InvalidRequestError(
+                field,
+                f"prompt of {count} tokens{virtual} and continuation of {len(continuation)} "
+                f"exceed the context of {max_context}",
+            )
+    if not request.continuations and request.stopping.max_tokens < 1:
+        raise InvalidRequestError(
+            "stopping.max_tokens", f"{request.stopping.max_tokens} is not a number from 1"
+        )
+
+
+def _check_ids(field: str, token_ids: tuple[int, ...], base: BaseInfo) -> None:
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < base.vocab_size:
+        wrong = next(i for i in token_ids if not 0 <= i < base.vocab_size)
+        raise InvalidRequestError(
+            field, f"token id {wrong} is outside the vocabulary of {base.vocab_size}"
+        )

@@ -1,0 +1,99 @@
+"""The adapters of one step: which rows run as segments, and the stack for those that are masked."""
+
+from collections.abc import Sequence
+
+import torch
+
+from server.engine.slots import PlacedAdapter
+from server.kernels import LoraGroup, LoraSegment, LoraStep, MaskedLora
+
+# Up to this many adapters, a pair of products each is cheaper than stacking them.
+_MAX_SEGMENTS = 2
+
+
+class LoraStacker:
+    """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stacked: tuple[PlacedAdapter, ...] = ()
+        self._groups: dict[int, LoraGroup] = {}
+        # Which adapter owns each row of a group's stacked A; most groups share a layout.
+        self._layouts: dict[tuple[int, ...], list[int]] = {}
+        self._last: tuple[tuple[int, ...], MaskedLora] | None = None
+
+    def step(
+        self,
+        short: Sequence[PlacedAdapter | None],
+        long: Sequence[tuple[PlacedAdapter | None, slice]],
+    ) -> LoraStep | None:
+        """The adapters of a step, or None if there are none.
+
+        `short` names each of the first rows' adapter, rows of one adapter next to each other and
+        rows without LoRA first; `long` are runs of further rows.
+        """
+        segments = [
+            LoraSegment(rows, placed.groups) for placed, rows in long if placed and placed.groups
+        ]
+        adapters = [p if p is not None and p.groups else None for p in short]
+        distinct = [p for p in dict.fromkeys(adapters) if p is not None]
+        masked = None
+        if len(distinct) > _MAX_SEGMENTS:
+            masked = self._masked(adapters, distinct)
+        else:
+            for placed in distinct:
+                begin = adapters.index(placed)
+                rows = slice(begin, begin + adapters.count(placed))
+                segments.append(LoraSegment(rows, placed.groups))
+        if masked is None and not segments:
+            return None
+        return LoraStep(masked, tuple(segments))
+
+    def _masked(
+        self, adapters: Sequence[PlacedAdapter | None], distinct: list[PlacedAdapter]
+    ) -> MaskedLora:
+        known = set(self._stacked)
+        if not known.issuperset(distinct) or len(known) > 2 * len(distinct):
+            self._restack(distinct)
+        position = {placed: i for i, placed in enumerate(self._stacked)}
+        owners = tuple(-1 if placed is None else position[placed] for placed in adapters)
+        if self._last is not None and self._last[0] == owners:
+            return self._last[1]
+        first = adapters.index(distinct[0])
+        row_owner = torch.tensor(owners[first:], device=self._device).unsqueeze(1)
+        foreign = {}
+        for layout, groups in self._layouts.items():
+            mask = row_owner != torch.tensor(layout, device=self._device)
+            foreign.update(dict.fromkeys(groups, mask))
+        masked = MaskedLora(slice(first, len(owners)), self._groups, foreign)
+        self._last = (owners, masked)
+        return masked
+
+    def _restack(self, adapters: list[PlacedAdapter]) -> None:
+        self._stacked = tuple(adapters)
+        self._groups, self._layouts, self._last = {}, {}, None
+        for index in sorted({index for placed in adapters for index in placed.groups}):
+            self._groups[index], layout = _stack([placed.groups.get(index) for placed in adapters])
+            self._layouts.setdefault(layout, []).append(index)
+
+
+def _stack(adapters: Sequence[LoraGroup | None]) -> tuple[LoraGroup, tuple[int, ...]]:
+    """One group's updates of several adapters, the rows of each member together, and the index
+    of the adapter that owns each row."""
+    by_member: dict[tuple[int, int], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    for owner, group in enumerate(adapters):
+        for columns, ranks, b in group.parts if group else ():
+            assert group is not None
+            member = by_member.setdefault((columns.start, columns.stop), [])
+            member.append((owner, group.a[ranks], b))
+    pieces: list[torch.Tensor] = []
+    owners: list[int] = []
+    parts = []
+    for (begin, end), updates in by_member.items():
+        start = len(owners)
+        for owner, a, b in updates:
+            pieces.append(a)
+            owners.extend([owner] * len(b))
+        stacked_b = torch.cat([b for _, _, b in updates])
+        parts.append((slice(begin, end), slice(start, len(owners)), stacked_b))
+    return LoraGroup(torch.cat(pieces), tuple(parts)), tuple(owners)

@@ -1,0 +1,152 @@
+"""Draws the next token of each sequence, one vectorised pass.
+
+The randomness of a draw is one uniform number, a function of (seed, position) alone; the token is
+where the cumulative distribution first exceeds it. So a request's tokens never depend on its
+neighbours. Filters apply in the order of transformers: temperature, top-k, top-p.
+
+Log-probabilities are those of the model's own distribution: before temperature and filters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.types import SamplingParams, TokenLogprob, TopLogprob
+
+# Sorting a whole vocabulary costs more than the rest of a small step, and nearly every top-k or
+# top-p set lies among the likeliest few tokens. Rows that need more are sorted whole.
+_SHORTLIST = 256
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What to draw from one row of logits."""
+
+    params: SamplingParams
+    position: int
+    """Tokens generated before this one."""
+    banned: tuple[int, ...] = ()
+    """Token ids that must not be drawn: the end of sequence before min_tokens."""
+
+
+def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
+    """A token id per row of `logits` [N, V], None where the row is not finite.
+
+    Banned tokens are overwritten in `logits`.
+    """
+    for row, item in enumerate(draws):
+        if item.banned:
+            logits[row, list(item.banned)] = float("-inf")
+    highest, best = logits.max(dim=-1)
+    # max propagates NaN, so one number per row tells of every NaN and +inf.
+    finite = highest.isfinite().tolist()
+    token_ids = best.tolist()
+    random = [i for i, item in enumerate(draws) if item.params.temperature > 0.0 and finite[i]]
+    if random:
+        rows = logits if len(random) == len(draws) else logits[random]
+        for i, token_id in zip(random, _sample(rows, [draws[i] for i in random]), strict=True):
+            token_ids[i] = token_id
+    return [token_id if ok else None for ok, token_id in zip(finite, token_ids, strict=True)]
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """[N, V] natural log-probabilities in float32."""
+    return logits.float().log_softmax(-1)
+
+
+def token_logprobs(
+    logprobs: torch.Tensor, token_ids: Sequence[int], num_top: int
+) -> list[TokenLogprob]:
+    """One entry per row of `logprobs` [N, V]: the given token's, and the `num_top` largest."""
+    index = torch.tensor(token_ids, device=logprobs.device).unsqueeze(1)
+    chosen = logprobs.gather(1, index).squeeze(1).tolist()
+    if num_top == 0:
+        return [TokenLogprob(i, p) for i, p in zip(token_ids, chosen, strict=True)]
+    values, ids = (t.tolist() for t in logprobs.topk(min(num_top, logprobs.shape[1])))
+    return [
+        TokenLogprob(i, p, tuple(TopLogprob(j, q) for j, q in zip(top, tops, strict=True)))
+        for i, p, top, tops in zip(token_ids, chosen, ids, values, strict=True)
+    ]
+
+
+def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1): two rounds of SplitMix64 (Steele, Lea, Flood 2014) over seed and
+    position."""
+    mixed = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], dtype=np.uint64))
+    mixed = _mix(mixed + (np.array(positions, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
+    # 48 bits: u * total stays below total in float64.
+    return (mixed >> np.uint64(16)).astype(np.float64) * 2.0**-48
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+    size = logits.shape[1]
+    params = [item.params for item in draws]
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device)
+    # Shifted first: dividing by a tiny temperature must not overflow upwards.
+    scores = logits.float()
+    scores = (scores - scores.amax(-1, keepdim=True)) / temperature.unsqueeze(1)
+    probabilities = scores.softmax(-1)
+    uniform = torch.from_numpy(
+        uniforms([p.seed for p in params], [item.position for item in draws])
+    ).to(logits.device)
+    result = [0] * len(draws)
+    whole = [i for i, p in enumerate(params) if not 0 < p.top_k < size and p.top_p >= 1.0]
+    if whole:
+        cumulative = probabilities[whole].cumsum(-1, dtype=torch.float64)
+        _fill(result, whole, _invert(cumulative, uniform[whole]).tolist())
+    filtered = sorted(set(range(len(draws))) - set(whole))
+    if filtered:
+        values, ids = probabilities[filtered].topk(min(_SHORTLIST, size))
+        chosen, enough = _invert_filtered(values, [params[i] for i in filtered], uniform[filtered])
+        _fill(result, filtered, ids.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist())
+        for i in (i for i, ok in zip(filtered, enough.tolist(), strict=True) if not ok):
+            values, ids = probabilities[i : i + 1].sort(dim=-1, descending=True, stable=True)
+            chosen, _ = _invert_filtered(values, params[i : i + 1], uniform[i : i + 1])
+            result[i] = int(ids[0, chosen[0]])
+    return result
+
+
+def _fill(result: list[int], rows: list[int], token_ids: list[int]) -> None:
+    for row, token_id in zip(rows, token_ids, strict=True):
+        result[row] = token_id
+
+
+def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Per row of `cumulative` [N, V] (float64) the first index above uniform times the total."""
+    target = uniform.unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+
+
+def _invert_filtered(
+    sorted_probabilities: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws from rows [N, S] of descending probabilities after top-k and top-p.
+
+    Returns indices into the S columns, and whether the S columns hold everything that the row's
+    filters keep.
+    """
+    device = uniform.device
+    size = sorted_probabilities.shape[1]
+    k = torch.tensor([p.top_k if p.top_k > 0 else 1 << 62 for p in params], device=device)
+    p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device)
+    rank = torch.arange(size, device=device)
+    kept = sorted_probabilities.double().masked_fill(rank >= k.unsqueeze(1), 0.0)
+    cumulative = kept.cumsum(-1)
+    # With a top-k set the nucleus is taken of its renormalised distribution.
+    total = torch.where(k <= size, cumulative[:, -1], 1.0)
+    nucleus = (p * total).unsqueeze(1)
+    # The smallest set that reaches the nucleus: a token stays while those before it fall short.
+    kept = kept.masked_fill((cumulative - kept >= nucleus) & (rank > 0), 0.0)
+    enough = (k <= size) | (cumulative[:, -1] >= nucleus.squeeze(1))
+    return _invert(kept.cumsum(-1), uniform), enough

@@ -1,0 +1,179 @@
+"""Who runs in a step, under three budgets: rows, cache blocks and adapter slots."""
+
+from bisect import insort
+from collections.abc import Callable, Iterable
+
+from server.config import EngineConfig
+from server.engine.kv_cache import BlockPool, KVCache
+from server.engine.sequence import Chunk, Sequence
+from server.engine.slots import AdapterSlots
+
+
+def _order(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.order
+
+
+class Scheduler:
+    """Owns the sequences, their blocks and their slots.
+
+    Running sequences keep their place in every step; waiting ones join in order, and nobody
+    overtakes the first in line. When blocks run out, the last in order loses its blocks and
+    computes again later.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        pool: BlockPool,
+        cache: KVCache,
+        slots: AdapterSlots,
+        on_preempted: Callable[[Sequence], None],
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._cache = cache
+        self._slots = slots
+        self._on_preempted = on_preempted
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._running)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All of them, waiting and running."""
+        return self._waiting + self._running
+
+    def add(self, sequence: Sequence) -> None:
+        """Takes a new sequence. Its positions must fit the whole pool."""
+        insort(self._waiting, sequence, key=_order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Drops a sequence wherever it is, with its blocks and slot. Unknown ones are ignored."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        self._release(sequence)
+
+    def fork(self, parent: Sequence, children: Iterable[Sequence]) -> None:
+        """Replaces a computed sequence by others that begin with its positions and share its
+        full blocks; a block that is partly filled is copied, or computed again if none is
+        free."""
+        block_size = self._config.block_size
+        num_full, rest = divmod(parent.num_computed, block_size)
+        full, copies = parent.blocks[:num_full], []
+        for child in children:
+            self._pool.share(full)
+            child.blocks = list(full)
+            child.num_computed = num_full * block_size
+            if rest and self._pool.can_allocate(1):
+                copy = self._pool.allocate(1)
+                child.blocks += copy
+                child.num_computed += rest
+                copies += copy
+            self.add(child)
+        if copies:
+            self._cache.copy(parent.blocks[num_full], copies)
+        self.remove(parent)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step; empty only if there is nothing to do."""
+        chunks: dict[Sequence, Chunk] = {}
+        budget = self._config.max_step_tokens
+        # Decoding first: a long prompt must not stall those who are talking.
+        for sequence in sorted(self._running, key=lambda s: (s.num_remaining > 1, s.order)):
+            count = min(sequence.num_remaining, budget)
+            if count == 0 or sequence not in self._running:
+                continue
+            budget += self._make_room(sequence, count, chunks)
+            if sequence in self._running:
+                chunks[sequence] = self._chunk(sequence, count)
+                budget -= count
+        while budget > 0 and self._waiting and len(self._running) < self._config.max_batch_size:
+            sequence = self._waiting[0]
+            if not self._can_admit(sequence):
+                break
+            self._waiting.pop(0)
+            self._running.append(sequence)
+            lease = sequence.answer.request.lease
+            if lease is not None:
+                sequence.placed = self._slots.acquire(lease)
+            chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))
+            budget -= chunks[sequence].count
+        return list(chunks.values())
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless every block and slot is accounted for."""
+        everyone = self.sequences
+        assert len(set(everyone)) == len(everyone), "a sequence is there twice"
+        self._pool.check_integrity(sequence.blocks for sequence in everyone)
+        self._slots.check_integrity([s.placed for s in everyone if s.placed is not None])
+        assert self._waiting == sorted(self._waiting, key=_order), "the queue is out of order"
+        assert all(s.placed is None for s in self._waiting), "a waiting sequence holds a slot"
+        assert len(self._running) <= self._config.max_batch_size
+        for sequence in everyone:
+            capacity = len(sequence.blocks) * self._config.block_size
+            assert sequence.num_computed <= min(capacity, sequence.num_positions)
+
+    def _num_missing(self, sequence: Sequence, end: int) -> int:
+        """Blocks that positions up to `end` need beyond those the sequence has."""
+        return max(0, -(-end // self._config.block_size) - len(sequence.blocks))
+
+    def _chunk(self, sequence: Sequence, count: int) -> Chunk:
+        start = sequence.num_computed
+        missing = self._num_missing(sequence, start + count)
+        if missing:
+            blocks = self._pool.allocate(missing)
+            self._cache.reset(blocks)
+            sequence.blocks += blocks
+        return Chunk(sequence, start, count)
+
+    def _can_admit(self, sequence: Sequence) -> bool:
+        lease = sequence.answer.request.lease
+        if lease is not None and not self._slots.can_acquire(lease):
+            return False
+        # All known positions, not only the first chunk: else it would soon be preempted.
+        missing = self._num_missing(sequence, sequence.num_positions)
+        while not self._pool.can_allocate(missing) and not self._running:
+            # Only forks that wait hold blocks now; without taking them nobody would ever run.
+            holders = [s for s in self._waiting if s.blocks and s is not sequence]
+            if not holders:
+                self._preempt(sequence)
+                missing = self._num_missing(sequence, sequence.num_positions)
+                break
+            self._preempt(holders[-1])
+        return self._pool.can_allocate(missing)
+
+    def _make_room(self, sequence: Sequence, count: int, chunks: dict[Sequence, Chunk]) -> int:
+        """Preempts the last in order until `count` more positions fit, at worst `sequence`
+        itself. Returns the rows given back by chunks that were scheduled already."""
+        given_back = 0
+        while sequence in self._running:
+            missing = self._num_missing(sequence, sequence.num_computed + count)
+            if self._pool.can_allocate(missing):
+                break
+            holders = [s for s in self._waiting if s.blocks] + self._running
+            victim = max(holders, key=_order)
+            self._preempt(victim)
+            chunk = chunks.pop(victim, None)
+            given_back += chunk.count if chunk else 0
+        return given_back
+
+    def _preempt(self, sequence: Sequence) -> None:
+        if sequence in self._running:
+            self._running.remove(sequence)
+            insort(self._waiting, sequence, key=_order)
+        self._release(sequence)
+        sequence.num_computed = 0
+        self._on_preempted(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self._pool.free(sequence.blocks)
+        sequence.blocks = []
+        if sequence.placed is not None:
+            self._slots.release(sequence.placed)
+            sequence.placed = None

@@ -1,0 +1,57 @@
+"""A sequence: tokens at positions, with their states in cache blocks.
+
+A request runs as one sequence (a generation) or several (a score: the shared context, then one
+per continuation). What becomes of a sequence's logits is its task's business: `answer.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.engine.answer import Answer
+    from server.engine.slots import PlacedAdapter
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Positions 0 .. num_positions - 1: virtual tokens first, then `token_ids`."""
+
+    answer: "Answer"
+    """The request's answer, which takes the logits."""
+    order: tuple[int, int, int]
+    """Smaller runs first: (-priority, arrival number, index within the request)."""
+    token_ids: list[int]
+    num_virtual: int
+    logits_from: int
+    """Rows from this position on need logits."""
+    index: int = 0
+    """Which continuation of a score; 0 otherwise."""
+    num_computed: int = 0
+    """Positions whose keys and values are in the cache."""
+    blocks: list[int] = field(default_factory=list)
+    placed: "PlacedAdapter | None" = None
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that are known."""
+        return self.num_virtual + len(self.token_ids)
+
+    @property
+    def num_remaining(self) -> int:
+        """Positions known but not computed: 1 while decoding."""
+        return self.num_virtual + len(self.token_ids) - self.num_computed
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of one sequence in one step: positions `start` .. `start + count`."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def num_logit_rows(self) -> int:
+        """How many of the last rows need logits."""
+        end = self.start + self.count
+        return max(0, end - max(self.start, self.sequence.logits_from))

@@ -1,0 +1,140 @@
+"""Device slots: adapters in the form that steps run them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from server.adapters.lora import LoraWeights
+from server.adapters.soft_prompt import SoftPrompt
+from server.kernels import LoraGroup
+from server.models.layers import LinearGroup
+from server.types import Lease
+
+Key = tuple[str, str]
+
+
+@dataclass(eq=False)
+class PlacedAdapter:
+    """An adapter in a slot. LoRA has `groups`, a soft prompt `embeddings` [n, hidden].
+
+    `serial` is from 1, another for each placing.
+    """
+
+    key: Key
+    serial: int
+    groups: dict[int, LoraGroup]
+    embeddings: torch.Tensor | None
+    num_users: int = 0
+
+
+class AdapterSlots:
+    """Places adapters on the device and evicts the least recently used that nobody uses."""
+
+    def __init__(
+        self,
+        groups: Sequence[LinearGroup],
+        num_slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        on_placed: Callable[[str, float], None],
+    ) -> None:
+        self._groups = tuple(groups)
+        self._num_slots = num_slots
+        self._dtype = dtype
+        self._device = device
+        self._on_placed = on_placed
+        self._placed: OrderedDict[Key, PlacedAdapter] = OrderedDict()
+        self._doomed: set[Key] = set()
+        self._num_placed = 0
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """(name, version) of the adapters in slots, least recently used first."""
+        return tuple(self._placed)
+
+    def can_acquire(self, lease: Lease) -> bool:
+        """Whether `acquire` would succeed: placed already, or a slot is free or can be freed."""
+        return (
+            (lease.name, lease.version) in self._placed
+            or len(self._placed) < self._num_slots
+            or any(placed.num_users == 0 for placed in self._placed.values())
+        )
+
+    def acquire(self, lease: Lease) -> PlacedAdapter:
+        """The adapter's slot, with one more user. Requires `can_acquire(lease)`."""
+        key = (lease.name, lease.version)
+        placed = self._placed.get(key)
+        if placed is None:
+            if len(self._placed) >= self._num_slots:
+                unused = next(k for k, p in self._placed.items() if p.num_users == 0)
+                self._drop(unused)
+            started = time.perf_counter()
+            placed = self._place(key, lease.weights)
+            self._placed[key] = placed
+            self._on_placed(lease.name, time.perf_counter() - started)
+        self._placed.move_to_end(key)
+        placed.num_users += 1
+        return placed
+
+    def release(self, placed: PlacedAdapter) -> None:
+        """Takes back one use."""
+        placed.num_users -= 1
+        if placed.num_users == 0 and placed.key in self._doomed:
+            self._drop(placed.key)
+
+    def evict(self, key: Key) -> None:
+        """Empties the adapter's slot, now or when its last user releases it."""
+        placed = self._placed.get(key)
+        if placed is None:
+            return
+        if placed.num_users:
+            self._doomed.add(key)
+        else:
+            self._drop(key)
+
+    def check_integrity(self, used: Sequence[PlacedAdapter]) -> None:
+        """Raises AssertionError unless `used` are all uses there are."""
+        assert len(self._placed) <= self._num_slots
+        for key, placed in self._placed.items():
+            count = sum(other is placed for other in used)
+            assert placed.num_users == count, f"{key}: {placed.num_users} users, {count} found"
+        placed_ids = {id(placed) for placed in self._placed.values()}
+        assert all(id(other) in placed_ids for other in used), "an evicted adapter is in use"
+
+    def _drop(self, key: Key) -> None:
+        del self._placed[key]
+        self._doomed.discard(key)
+
+    def _place(self, key: Key, weights: object) -> PlacedAdapter:
+        self._num_placed += 1
+        if isinstance(weights, SoftPrompt):
+            embeddings = weights.embeddings.to(self._device, self._dtype)
+            return PlacedAdapter(key, self._num_placed, {}, embeddings)
+        assert isinstance(weights, LoraWeights)
+        groups = {}
+        for group in self._groups:
+            stacked = self._stack(group, weights)
+            if stacked is not None:
+                groups[group.index] = stacked
+        return PlacedAdapter(key, self._num_placed, groups, None)
+
+    def _stack(self, group: LinearGroup, weights: LoraWeights) -> LoraGroup | None:
+        pieces = []
+        parts: list[tuple[slice, slice, torch.Tensor]] = []
+        rows = 0
+        for name, columns in zip(group.names, group.columns, strict=True):
+            module = weights.modules.get(name)
+            if module is None:
+                continue
+            pieces.append(module.a.to(self._device, self._dtype))
+            b = (module.b.float() * module.scaling).t()
+            b = b.to(self._device, self._dtype).contiguous()
+            parts.append((columns, slice(rows, rows + len(b)), b))
+            rows += len(b)
+        if not pieces:
+            return None
+        a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
+        return LoraGroup(a, tuple(parts))
