@@ -4,11 +4,13 @@ Exit codes: 0 done; 2 wrong input; 130 Ctrl-C, 143 SIGTERM, with a checkpoint; 1
 """
 
 import argparse
-import importlib
+import contextlib
 import json
+import logging
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer.errors import InputError, InterruptedRunError, TrainerError
@@ -27,25 +29,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["pretrain"]:
-        pretrain = importlib.import_module("trainer.pretrain")
-        return int(pretrain.main(arguments[1:]))
+        from trainer import pretrain
+
+        return pretrain.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         if options.command == "train":
-            return _train(options)
+            with _without_library_chatter():
+                return _train(options)
         return _verify(options) if options.command == "verify" else _schema()
     except InterruptedRunError as error:
-        resume = [a for a in arguments if a != "--overwrite"]
-        if "--resume" not in resume:
-            resume.append("--resume")
-        print(f"{error}\ncontinue with: python -m trainer {shlex.join(resume)}", file=sys.stderr)
+        print(f"{error}\ncontinue with: {_resume_command(arguments)}", file=sys.stderr)
         return error.exit_code
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("stopped before training began; nothing to resume", file=sys.stderr)
+        print("interrupted between checkpoints", file=sys.stderr)
         return 130
+
+
+def _resume_command(arguments: Sequence[str]) -> str:
+    kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    return f"python -m trainer {shlex.join([*kept, '--resume'])}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("schema", help="print the configuration's JSON schema")
     commands.add_parser("pretrain", help="make a small base model by a recipe", add_help=False)
     return parser
+
+
+@contextlib.contextmanager
+def _without_library_chatter() -> Iterator[None]:
+    """Hides what the libraries say about their own future and about optional parts."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -79,15 +79,22 @@ def load_base(
 
     NF4 has blocks of 64 and double quantization. Norms, embeddings and the output head keep
     `dtype`: raising them to float32, as PEFT's prepare_model_for_kbit_training does, would train
-    against other numbers than are served.
+    against other numbers than are served. Raises BaseModelError if weights are missing.
     """
     with _quiet():
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             directory,
             local_files_only=True,
             quantization_config=_quantization_config(quantization, dtype),
             dtype=dtype,
             device_map={"": device},
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise BaseModelError(
+            f"base {str(directory)!r}: its weights lack {len(info['missing_keys'])} tensors, such "
+            f"as {min(info['missing_keys'])}"
         )
     keep_weights_as_loaded(model)
     model.requires_grad_(False)

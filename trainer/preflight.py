@@ -46,6 +46,7 @@ def prepare(config: TrainConfig) -> Prepared:
         raise ConfigError(f"key 'name': {error}") from error
     model.check_directory(config.base)
     outline = model.load_outline(config.base)
+    max_length = _max_length(config, outline)
     num_trainable = METHODS[config.method.type].num_trainable(outline, config.method)
     if num_trainable >= outline.num_parameters():
         raise ConfigError(
@@ -53,7 +54,6 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{outline.num_parameters():,}; lower its rank or number of tokens"
         )
     tokenizer = model.load_tokenizer(config.base)
-    max_length = _max_length(config, outline)
 
     train_paths = _paths(config.data.train)
     rows = data.read_rows(train_paths)

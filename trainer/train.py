@@ -13,7 +13,7 @@ from trainer import checkpoint, data, facts, held, loop, model, preflight
 from trainer.card import render_card
 from trainer.config import TrainConfig
 from trainer.config_file import config_hash, config_to_json
-from trainer.errors import CheckpointError, ConfigError
+from trainer.errors import BaseModelError, CheckpointError, ConfigError
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, write_artifact, write_json
 from trainer.job import Job
 from trainer.log import MetricsLog, plot_losses, read_log
@@ -23,7 +23,7 @@ from trainer.progress import ProgressView
 from trainer.resolve import detect_hardware, resolve, should_hold
 from trainer.schedule import seeded
 from understudy import store
-from understudy.artifact import base_fingerprint
+from understudy.artifact import ArtifactError, base_fingerprint
 
 METRICS_FILE = "metrics.jsonl"
 PLOT_FILE = "loss.png"
@@ -57,11 +57,7 @@ def train(config: TrainConfig, options: TrainOptions) -> dict[str, Any]:
     output = config.output.dir
     _check_output(output, options)
     prepared = preflight.prepare(config)
-    identity = checkpoint.Identity(
-        config=config_hash(config),
-        data=data.data_hash(prepared.train_paths + prepared.validation_paths),
-        base=base_fingerprint(config.base),
-    )
+    identity = _identify(config, prepared)
     resumed = checkpoint.load(output / CHECKPOINT_FILE, identity) if options.resume else None
     _clear_output(output, keep=options.resume)
 
@@ -79,11 +75,21 @@ def train(config: TrainConfig, options: TrainOptions) -> dict[str, Any]:
     return _finish(job, prepared, identity)
 
 
+def _identify(config: TrainConfig, prepared: preflight.Prepared) -> checkpoint.Identity:
+    try:
+        base = base_fingerprint(config.base)
+    except ArtifactError as error:
+        raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
+    return checkpoint.Identity(
+        config=config_hash(config),
+        data=data.data_hash(prepared.train_paths + prepared.validation_paths),
+        base=base,
+    )
+
+
 def _check_output(output: Path, options: TrainOptions) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"key 'output.dir': {str(output)!r} is a file")
-    if options.resume and options.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
     if not (options.resume or options.overwrite) and (output / METRICS_FILE).exists():
         raise CheckpointError(
             f"{output}: holds a run already; continue it with --resume, replace it with "

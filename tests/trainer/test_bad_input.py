@@ -1,0 +1,199 @@
+"""Wrong configurations and data: one clear line and exit code 2, before the weights load."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainer.model
+from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
+from trainer.__main__ import main
+
+CONFIG_ERRORS: list[tuple[list[str], str]] = [
+    (["optimiser.lerning_rate=1"], "'optimiser.lerning_rate' is not known; did you mean 'learning"),
+    (["nmae=x"], "key 'nmae' is not known; did you mean 'name'?"),
+    (["method.rnk=3"], "key 'method.rnk' is not known; did you mean 'rank'?"),
+    (["method={type: lorra}"], "key 'method.type': 'lorra' is not one of lora, prompt_tuning"),
+    (["method={rank: 3}"], "key 'method.type' is missing"),
+    (["method.rank=0"], "key 'method.rank': input should be greater than 0, got '0'"),
+    (["optimiser.learning_rate=.nan"], "key 'optimiser.learning_rate': input should be a finite"),
+    (["optimiser.learning_rate=fast"], "key 'optimiser.learning_rate': input should be a valid"),
+    (["optimiser=3"], "key 'optimiser': input should be a dictionary"),
+    (["optimiser.schedule=step"], "'cosine', 'linear' or 'constant', got 'step'"),
+    (["quantization=fp4"], "key 'quantization': input should be 'nf4', 'int8' or 'none'"),
+    (["data.validation=1.5"], "key 'data.validation': input should be less than 1"),
+    (["name=Über"], "adapter name 'Über' is not allowed"),
+    (["name=base"], "reserved"),
+    (["base=/nowhere"], "base '/nowhere' is not a model directory"),
+    (["device=cuda"], "key 'device': 'cuda' is not available"),
+    (["data.template_name=null", "data.template=hello"], "prompt template names no variable"),
+    (["data.template_name=null", "data.template='{{ input'"], "key 'data.template': prompt templ"),
+    (["data.template_name=sumarize"], "no template 'sumarize'; did you mean 'summarize'?"),
+    (["data.template_name=summarize/9"], "'summarize' has wordings 0 to 2"),
+    (["data.template='{{ input }}'"], "'data.template' and 'data.template_name': give one"),
+    (["data.template_name=null", "data.template='{{ completion }}'"], "the text to learn"),
+    (["data.train=missing.jsonl"], "missing.jsonl: cannot be read: No such file"),
+    (["data.max_length=5"], "examples are longer than 5 tokens"),
+    (["data.max_length=9999"], "more than the base's context of 2048 tokens"),
+    (["data.validation=0.0001"], "leaves no validation rows"),
+    (["method.targets=[q_proj, z_proj]"], "'z_proj' names no linear layer of the base"),
+    (["method.targets='*'"], "no regular expression"),
+    (["method.rank=5000"], "lower its rank"),
+    (["method={type: prompt_tuning, num_virtual_tokens: 2048}"], "leave no room"),
+    (["method={type: prompt_tuning, init: text}"], "key 'method.init_text': give it with"),
+    (["optimiser.epochs"], "expected key=value"),
+    (["name.x=1"], "--set name.x: 'name' holds a value, not keys"),
+    (["name=[1"], "is not valid YAML"),
+]
+
+ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
+    ("not JSON", ['{"input": "a", "completion": "b"}', '{"input": '], ":2: not valid JSON"),
+    ("not an object", ["[1, 2]"], ":1: must be an object"),
+    ("not a number", ['{"input": NaN, "completion": "b"}'], ":1: not valid JSON: NaN"),
+    ("no rows", [], "no rows"),
+    ("missing column", [{"text": "a", "completion": "b"}], ":1: column 'input' is missing (there"),
+    ("missing completion", [{"input": "a", "answer": "b"}], ":1: column 'completion' is missing"),
+    ("empty completion", [{"input": "a", "completion": " \n"}], ":1: the completion is empty"),
+    ("null", [{"input": None, "completion": "b"}], ":1: column 'input' must be text, got null"),
+    ("list", [{"input": "a", "completion": ["b"]}], ":1: column 'completion' must be text"),
+]
+
+CHAT_ERRORS: list[tuple[str, Any, str]] = [
+    ("text", "hello", "'messages' must be a list"),
+    ("no content", [{"role": "user"}], "messages[0] must have text in role and content"),
+    ("user last", [{"role": "user", "content": "a"}], "the last message must be the assistant's"),
+    ("empty answer", [{"role": "assistant", "content": ""}], "the completion is empty"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_base(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(trainer.model, "load_base", load_base)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `train` and returns its one line of complaint."""
+
+    def run(config: Path, *arguments: str) -> str:
+        assert main(["train", str(config), *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert len(lines) == 1, captured.err
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize(("overrides", "expected"), CONFIG_ERRORS)
+def test_config(
+    overrides: list[str],
+    expected: str,
+    write_config: WriteConfig,
+    refused: Callable[..., str],
+) -> None:
+    arguments = [part for override in overrides for part in ("--set", override)]
+    assert expected in refused(write_config(), *arguments)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [e[1:] for e in ROWS_ERRORS])
+def test_rows(
+    rows: list[Any],
+    expected: str,
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    refused: Callable[..., str],
+) -> None:
+    path = write_rows("train.jsonl", rows)
+    line = refused(write_config())
+    assert expected in line
+    assert str(path) in line
+
+
+@pytest.mark.parametrize(("messages", "expected"), [e[1:] for e in CHAT_ERRORS])
+def test_chat_rows(
+    messages: Any,
+    expected: str,
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    refused: Callable[..., str],
+) -> None:
+    good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write_rows("train.jsonl", [{"messages": good}, {"messages": messages}])
+    line = refused(write_config(), "--set", "data.template_name=chat")
+    assert f"{path}:2: " in line
+    assert expected in line
+
+
+def test_not_utf8(write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b'{"input": "\xff", "completion": "b"}\n')
+    assert "train.jsonl:1: not UTF-8 at byte 11" in refused(write_config())
+
+
+def test_chat_needs_a_template_over_messages(
+    write_config: WriteConfig, write_rows: WriteRows, refused: Callable[..., str]
+) -> None:
+    write_rows("train.jsonl", [{"messages": [{"role": "assistant", "content": "b"}]}])
+    assert "must read 'messages' and nothing else; it reads input" in refused(write_config())
+
+
+def test_leak(
+    write_config: WriteConfig, write_rows: WriteRows, refused: Callable[..., str]
+) -> None:
+    rows = make_rows(10)
+    train = write_rows("train.jsonl", rows)
+    held = write_rows("held.jsonl", [{**rows[6], "completion": "other"}])
+    line = refused(write_config(), "--set", f"data.validation={held}")
+    assert f"{held}:1: same prompt as training example {train}:7 (1 such" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nname: b\n", "train.yaml:1: not valid YAML: key 'name' is given twice"),
+        ("name: [\n", "train.yaml:2: not valid YAML"),
+        ("- 1\n", "must hold keys and values"),
+        ("name: a\n", "key 'base' is missing"),
+    ],
+)
+def test_file(text: str, expected: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(text, encoding="utf-8")
+    line = refused(path)
+    assert expected in line
+    assert str(path) in line
+
+
+def test_no_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    assert "cannot be read: No such file" in refused(tmp_path / "none.yaml")
+
+
+def test_resume_without_a_checkpoint(
+    write_config: WriteConfig, refused: Callable[..., str]
+) -> None:
+    assert "no checkpoint to resume from" in refused(write_config(), "--resume")
+
+
+def test_output_holds_a_run(
+    write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    assert "holds a run already; continue it with --resume" in refused(write_config())
+
+
+def test_base_with_damaged_weights(
+    write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in base.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "model.safetensors: tensors end at byte" in refused(write_config(base=str(damaged)))
