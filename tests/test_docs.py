@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from server.rpc.server import UNIMPLEMENTED_METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "deploy/README.md"]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -83,3 +85,9 @@ def test_make_help_lists_every_target() -> None:
     assert phony
     shown = [line.split()[0] for line in make("help").splitlines()]
     assert shown == phony[1].split()
+
+
+def test_readme_lists_what_comes_later() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    methods = [method.split("/")[1] for method in UNIMPLEMENTED_METHODS]
+    assert [method for method in methods if f"`{method}`" not in readme] == []

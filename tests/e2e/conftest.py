@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.process import ServerProcess, start
 from tests.tiny import lora_config, make_adapter, make_base, prompt_config
@@ -24,6 +25,8 @@ class Artifacts:
     lora: Path
     prompt: Path
     store: Path
+    uploads: Path
+    """A folder from which LoadAdapter may read."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,9 @@ def artifacts(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifacts
     store = folder / "store"
     publish(lora, store, "pirate")
     publish(prompt, store, "polite")
-    return Artifacts(lora=lora, prompt=prompt, store=store)
+    uploads = folder / "uploads"
+    uploads.mkdir()
+    return Artifacts(lora=lora, prompt=prompt, store=store, uploads=uploads)
 
 
 StartServer = Callable[..., ServerProcess]
@@ -61,10 +66,13 @@ def server(
     base: Path, artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """One server with the tiny base in nf4 and both adapters, for tests that leave it unharmed."""
-    running = start(
-        tmp_path_factory.mktemp("server"),
-        ["--base", base, "--store", artifacts.store, "--quantization", "nf4", "--device", "cpu"],
-    )
+    folder = tmp_path_factory.mktemp("server")
+    config = {
+        "base": {"directory": str(base), "quantization": "nf4", "device": "cpu"},
+        "adapters": {"store": str(artifacts.store), "roots": [str(artifacts.uploads)]},
+    }
+    (folder / "server.yaml").write_text(yaml.safe_dump(config))
+    running = start(folder, ["--config", folder / "server.yaml"])
     yield running
     assert running.terminate() == 0, running.log.read_text()
 
