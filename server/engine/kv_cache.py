@@ -104,4 +104,4 @@ class KVCache:
         """Copies a block to others, now."""
         self.flush()
         for layer in self.layers:
-            layer[targets] = layer[source]
+            layer[targets] = layer[source].clone()
