@@ -1,0 +1,176 @@
+"""Drives the engine's core step by step, without a thread."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from server.adapters.lora import read_lora
+from server.adapters.soft_prompt import read_soft_prompt
+from server.config import EngineConfig
+from server.engine.core import EngineCore
+from server.models.loader import LoadedBase
+from server.types import (
+    BaseInfo,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    Request,
+    SamplingParams,
+    Scored,
+    StepRecord,
+    StoppingParams,
+    Usage,
+)
+from understudy.artifact import read_json_object
+
+
+@dataclass
+class Recorder:
+    """An `EngineMetrics` that keeps what it is told."""
+
+    steps: list[StepRecord] = field(default_factory=list)
+    ended: list[tuple[str, str]] = field(default_factory=list)
+    num_preempted: int = 0
+    placed: list[str] = field(default_factory=list)
+
+    def step(self, record: StepRecord) -> None:
+        self.steps.append(record)
+
+    def request_accepted(self, adapter: str) -> None:
+        pass
+
+    def request_started(self, adapter: str, queue_s: float) -> None:
+        assert queue_s >= 0
+
+    def first_token(self, adapter: str, seconds: float) -> None:
+        assert seconds >= 0
+
+    def request_ended(self, adapter: str, outcome: str, usage: Usage | None) -> None:
+        self.ended.append((adapter, outcome))
+
+    def preempted(self) -> None:
+        self.num_preempted += 1
+
+    def adapter_placed(self, adapter: str, seconds: float) -> None:
+        self.placed.append(adapter)
+
+
+class HeldAdapter:
+    """A lease that counts its releases."""
+
+    def __init__(self, name: str, weights: Any, version: str = "v1") -> None:
+        self.name, self.version, self.weights = name, version, weights
+        self.num_virtual_tokens = getattr(weights, "num_virtual_tokens", 0)
+        self.num_released = 0
+
+    def release(self) -> None:
+        self.num_released += 1
+
+
+def read_adapter(directory: Path, base: BaseInfo) -> Any:
+    """The weights of an artifact."""
+    config = read_json_object(directory / "adapter_config.json")
+    tensors = safetensors.torch.load_file(directory / "adapter_model.safetensors")
+    reader = {"LORA": read_lora, "PROMPT_TUNING": read_soft_prompt}[config["peft_type"]]
+    return reader(config, tensors, base)
+
+
+class Inbox:
+    """Receives one request's events and checks their order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        assert self.terminal is None, f"{event} after {self.terminal}"
+        self.events.append(event)
+
+    @property
+    def terminal(self) -> Finished | Scored | Failed | None:
+        last = self.events[-1] if self.events else None
+        return None if isinstance(last, Delta) else last
+
+    @property
+    def finished(self) -> Finished:
+        assert isinstance(self.terminal, Finished), self.terminal
+        deltas = [event for event in self.events if isinstance(event, Delta)]
+        if deltas:
+            assert "".join(delta.text for delta in deltas) == self.terminal.text
+            assert tuple(i for d in deltas for i in d.token_ids) == self.terminal.token_ids
+            assert tuple(p for d in deltas for p in d.logprobs) == self.terminal.logprobs
+        return self.terminal
+
+    @property
+    def scored(self) -> Scored:
+        assert isinstance(self.terminal, Scored), self.terminal
+        return self.terminal
+
+    @property
+    def error(self) -> Exception:
+        assert isinstance(self.terminal, Failed), self.terminal
+        return self.terminal.error
+
+
+class Driver:
+    """An engine core whose every step is checked."""
+
+    def __init__(self, base: LoadedBase, **config: Any) -> None:
+        self.metrics = Recorder()
+        self.core = EngineCore(base, EngineConfig(**config), self.metrics)
+        self._count = 0
+
+    def request(
+        self,
+        prompt: Iterable[int],
+        adapter: HeldAdapter | None = None,
+        *,
+        max_tokens: int = 8,
+        **options: Any,
+    ) -> Request:
+        """A request that ignores the end of sequence; `options` are fields of Request, of
+        SamplingParams or of StoppingParams."""
+        self._count += 1
+        sampling = {k: options.pop(k) for k in list(options) if k in _SAMPLING}
+        stopping = {k: options.pop(k) for k in list(options) if k in _STOPPING}
+        stopping.setdefault("ignore_eos", True)
+        return Request(
+            request_id=str(self._count),
+            prompt_token_ids=tuple(prompt),
+            lease=adapter,
+            sampling=SamplingParams(**sampling),
+            stopping=StoppingParams(max_tokens=max_tokens, **stopping),
+            emit=Inbox(),
+            arrival_s=time.monotonic(),
+            **options,
+        )
+
+    def add(self, *args: Any, **options: Any) -> Inbox:
+        """Adds a request; returns where its events arrive."""
+        return self.submit(self.request(*args, **options))
+
+    def submit(self, request: Request) -> Inbox:
+        inbox = Inbox()
+        self.core.add(replace(request, emit=inbox))
+        return inbox
+
+    def step(self) -> None:
+        self.core.expire(time.monotonic())
+        self.core.step()
+        self.core.check_integrity()
+
+    def run(self, max_steps: int = 10_000) -> None:
+        """Steps until every request has ended."""
+        for _ in range(max_steps):
+            if not self.core.has_work:
+                return
+            self.step()
+        raise AssertionError(f"still at work after {max_steps} steps")
+
+
+_SAMPLING = {"temperature", "top_k", "top_p", "seed"}
+_STOPPING = {"min_tokens", "stop", "ignore_eos"}

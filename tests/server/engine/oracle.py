@@ -1,0 +1,56 @@
+"""The other way to run a request: alone, through transformers and PEFT, without any cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+
+@dataclass(frozen=True)
+class Solo:
+    """Greedy tokens, and the logits [steps, vocabulary] each was chosen from."""
+
+    token_ids: tuple[int, ...]
+    logits: torch.Tensor
+
+
+def load(
+    base: Path, quantization: str, adapter: Path | None, int8_threshold: float = 6.0
+) -> torch.nn.Module:
+    """The base as the trainer and PEFT's users load it, in float32."""
+    options: dict[str, Any] = {}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    elif quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=int8_threshold
+        )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter)
+    return model.eval()
+
+
+@torch.inference_mode()
+def greedy(
+    model: torch.nn.Module, prompt: tuple[int, ...], count: int, eos: frozenset[int] = frozenset()
+) -> Solo:
+    """`count` greedy tokens, or up to an end of sequence, each from a full forward pass."""
+    ids = list(prompt)
+    rows = []
+    while len(rows) < count and not (rows and ids[-1] in eos):
+        rows.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1])
+        ids.append(int(rows[-1].argmax()))
+    return Solo(tuple(ids[len(prompt) :]), torch.stack(rows))
