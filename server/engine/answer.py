@@ -11,7 +11,6 @@ from server.engine.text import Decode, TextStream
 from server.types import (
     ContinuationScore,
     Delta,
-    Event,
     Finished,
     FinishReason,
     Request,
@@ -88,8 +87,8 @@ class Generation:
         banned = self._banned if position < self.request.stopping.min_tokens else ()
         return Draw(self.request.sampling, position, banned)
 
-    def accept(self, token_id: int, logprob: TokenLogprob | None) -> Event | None:
-        """Takes the next token; returns the event it causes, if any."""
+    def accept(self, token_id: int, logprob: TokenLogprob | None) -> Delta | None:
+        """Takes the next token; returns what a stream shows of it."""
         stopping = self.request.stopping
         generated = self._generated
         generated.append(token_id)
@@ -111,7 +110,7 @@ class Generation:
         ):
             self._reason = FinishReason.STOP
         if not self.request.stream:
-            return self._finished() if self._reason else None
+            return None
         text = self._text.take(final=self._reason is not None)
         return Delta(text, (token_id,), () if logprob is None else (logprob,))
 
