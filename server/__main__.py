@@ -1,7 +1,6 @@
 """`python -m server`: serves one base model and its adapters over gRPC."""
 
 import argparse
-import asyncio
 import logging
 import sys
 from collections.abc import Sequence
@@ -135,7 +134,7 @@ def main() -> int:
         # Late, so that --help and wrong configurations answer without loading torch.
         from server.app import run
 
-        return asyncio.run(run(config))
+        return run(config)
     except StartupError as error:
         print(f"understudy server: {error}", file=sys.stderr)
         return 2

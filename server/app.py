@@ -165,11 +165,15 @@ class App:
             raise StartupError(f"cannot preload {reference!r}: {error}") from error
 
 
-async def run(config: ServerConfig) -> int:
+def run(config: ServerConfig) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code. Raises StartupError.
 
     A second signal ends the process at once, whatever still runs.
     """
+    return asyncio.run(_run(config))
+
+
+async def _run(config: ServerConfig) -> int:
     app = App(config)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
