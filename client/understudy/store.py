@@ -39,6 +39,8 @@ def publish(artifact: Path, store: Path, name: str) -> str:
         manifest = verify(staging)
         version = version_of(manifest.content_hash)
         staging.chmod(0o755)
+        # Its time is that of publishing, not the source's, which copying keeps.
+        os.utime(staging)
         _sync_tree(staging)
         if not (folder / version).exists():
             staging.rename(folder / version)

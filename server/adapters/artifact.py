@@ -167,7 +167,7 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
     except safetensors.SafetensorError as error:
         raise AdapterRefusedError(f"{TENSORS_FILE}: not a safetensors file: {error}") from error
     weights = READERS[method](config, tensors, base)
-    _check_limits(weights, manifest, limits, base)
+    _check_limits(weights, manifest, limits)
     return AdapterVersion(
         name=name,
         version=version_of(
@@ -212,9 +212,7 @@ def _check_manifest(manifest: Manifest, method: str, base: BaseInfo) -> None:
         )
 
 
-def _check_limits(
-    weights: Weights, manifest: Manifest, limits: ArtifactLimits, base: BaseInfo
-) -> None:
+def _check_limits(weights: Weights, manifest: Manifest, limits: ArtifactLimits) -> None:
     if isinstance(weights, LoraWeights):
         if weights.rank > limits.max_lora_rank:
             raise AdapterRefusedError(
@@ -223,11 +221,6 @@ def _check_limits(
             )
         stated, found, what = manifest.rank, weights.rank, "rank"
     else:
-        if weights.num_virtual_tokens >= base.max_context_tokens:
-            raise AdapterRefusedError(
-                f"{CONFIG_FILE}: {weights.num_virtual_tokens} virtual tokens fill the context "
-                f"of {base.max_context_tokens}"
-            )
         stated, found, what = (
             manifest.num_virtual_tokens,
             weights.num_virtual_tokens,

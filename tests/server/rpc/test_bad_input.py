@@ -132,12 +132,13 @@ def test_neutral_values_of_later_options_are_taken(shared: Server) -> None:
 
 
 def test_unknown_adapter_names_the_close_ones(shared: Server) -> None:
-    error = refused(shared.generation.Generate, request_for(adapter="piratte"))
+    error = refused(shared.generation.Generate, request_for(adapter="pirates"))
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert error.details() == "adapter 'piratte' not found; did you mean pirate?"
+    assert error.details().startswith("adapter 'pirates' not found; did you mean pirate")
     info = error_details_pb2.ErrorInfo()
     assert rpc_status.from_call(error).details[0].Unpack(info)
-    assert (info.reason, info.metadata["close"]) == ("ADAPTER_NOT_FOUND", "pirate")
+    assert info.reason == "ADAPTER_NOT_FOUND"
+    assert info.metadata["close"].startswith("pirate")
 
 
 def test_unknown_version_names_the_close_ones(shared: Server) -> None:
