@@ -1,0 +1,196 @@
+"""The demo: one quantized base, adapters trained for different tasks, served in one batch, scored.
+
+`python -m demo` runs the whole loop with real parts: data from the project's own generators, the
+trainer as a process per adapter, one server process, requests for every adapter and the bare base
+in one batch, and the eval suite as a process. The last line of its output is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from demo import processes
+from demo.mixed import Part, play
+from demo.processes import ChildError, python
+from demo.summary import summarize
+from demo.tasks.rows import read_inputs
+from understudy import Client, RawPrompt, UnderstudyError
+from understudy.artifact import base_fingerprint
+
+HERE = Path(__file__).parent
+BASE = HERE / "base"
+CONFIGS = HERE / "configs"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One adapter of the demo."""
+
+    adapter: str
+    task: str
+    does: str
+    num_train: int
+
+
+ROLES = (
+    Role("support-summary", "support_summary", "summarise a support dialogue", 4000),
+    Role("shorthand-rewrite", "shorthand_rewrite", "write shorthand notes out in full", 4000),
+    Role("review-label", "review_label", "label a review", 4000),
+)
+NUM_VALIDATION = 64
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  python -m demo                      everything, in a temporary directory\n"
+        "  python -m demo --out demo-run       keep data, adapters, logs and the report\n"
+        "  python -m demo --quantization int8  the same with an int8 base",
+    )
+    parser.add_argument("--out", type=Path, help="keep everything in this new or empty directory")
+    parser.add_argument("--base", type=Path, default=BASE, help="base model (default: embedded)")
+    parser.add_argument(
+        "--quantization", choices=("nf4", "int8", "none"), default="nf4", help="default: nf4"
+    )
+    parser.add_argument(
+        "--num-test", type=int, default=200, help="test items a task (default: 200)"
+    )
+    return parser
+
+
+def _make_data(directory: Path, num_test: int) -> None:
+    for role in ROLES:
+        for split, num in (
+            ("train", role.num_train),
+            ("validation", NUM_VALIDATION),
+            ("test", num_test),
+        ):
+            command = python("demo.tasks", "--task", role.task, "--split", split)
+            command += ["--num", str(num), "--out", str(directory / f"{role.task}.{split}.jsonl")]
+            processes.run(command, f"generating {role.task}")
+
+
+def _train(role: Role, directory: Path, arguments: argparse.Namespace) -> None:
+    data = directory / "data"
+    settings = {
+        "base": arguments.base,
+        "quantization": arguments.quantization,
+        "data.train": data / f"{role.task}.train.jsonl",
+        "data.validation": data / f"{role.task}.validation.jsonl",
+        "output.dir": directory / "runs" / role.adapter,
+        "output.store": directory / "store",
+    }
+    command = python("trainer", "train", str(CONFIGS / f"{role.adapter}.yaml"))
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    processes.run(command, f"training {role.adapter}")
+
+
+def _parts(data: Path) -> list[Part]:
+    parts = []
+    for role in ROLES:
+        first = read_inputs(data / f"{role.task}.test.jsonl", 1)[0]
+        parts.append(Part(f"{role.adapter}\n({role.does})", role.adapter, first, first))
+    opening = "Once upon a time there was a small"
+    parts.append(Part("base\n(no adapter)", "", opening, RawPrompt(opening)))
+    return parts
+
+
+def _evaluate(address: str, directory: Path) -> Path:
+    out = directory / "evaluation"
+    command = python("evalsuite", "run", "--server", address)
+    command += ["--adapters", ",".join(["base", *(role.adapter for role in ROLES)])]
+    command += ["--tasks", ",".join(role.task for role in ROLES)]
+    command += ["--data-dir", str(directory / "data"), "--shots", "0,3", "--out", str(out)]
+    processes.run(command, "the evaluation")
+    return out / "report.json"
+
+
+def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> dict[str, object]:
+    started = time.monotonic()
+
+    def stage(title: str) -> None:
+        console.rule(f"[bold]{title}[/]  ({time.monotonic() - started:.0f} s)", align="left")
+
+    stage("1. Data from the project's own templates; test wordings never occur in training")
+    (directory / "data").mkdir()
+    _make_data(directory / "data", arguments.num_test)
+    for number, role in enumerate(ROLES, 2):
+        stage(f"{number}. Train {role.adapter}: {role.does}")
+        _train(role, directory, arguments)
+    stage("5. One server process: one base, every adapter")
+    flags = ["--base", str(arguments.base), "--quantization", arguments.quantization]
+    flags += ["--store", str(directory / "store")]
+    with processes.server(flags, directory) as server:
+        with Client(server.address) as client:
+            info = client.model_info()
+            console.print(
+                f"{info.base_model}: {info.num_parameters / 1e6:.1f} M parameters, "
+                f"{info.quantization} ({info.weight_form}), {info.resident_bytes / 1e6:.1f} MB "
+                f"on {info.device}; gRPC on {server.address}, metrics on {server.metrics}"
+            )
+            for role in ROLES:
+                loaded = client.adapters.load(role.adapter)
+                adapter = loaded.adapter
+                console.print(
+                    f"loaded {adapter.name}@{adapter.version}: {adapter.method}, "
+                    f"{adapter.size_bytes / 1e3:.0f} kB in {loaded.load_s * 1e3:.0f} ms"
+                )
+        stage("6. LoRA, soft prompt and bare base in one batch")
+        batch_size = asyncio.run(play(server.address, _parts(directory / "data"), console))
+        console.print(f"up to {batch_size} requests shared a step")
+        stage("7. Scores through the server")
+        report = _evaluate(server.address, directory)
+    summary = summarize(json.loads(report.read_text()), {r.adapter: r.task for r in ROLES})
+    return {
+        "base_model": info.base_model,
+        "base_fingerprint": base_fingerprint(arguments.base),
+        "quantization": info.quantization,
+        "adapters": summary,
+        "mixed_batch_size": batch_size,
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    console = Console()
+    keep = arguments.out is not None
+    if keep and arguments.out.exists() and any(arguments.out.iterdir()):
+        print(f"demo: --out {arguments.out} is not empty; name a new directory", file=sys.stderr)
+        return 2
+    directory = arguments.out or Path(tempfile.mkdtemp(prefix="understudy-demo-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = _play(directory, arguments, console)
+    except (ChildError, UnderstudyError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        keep = True
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

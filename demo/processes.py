@@ -1,0 +1,96 @@
+"""Child processes of the demo: run one to its end, or keep a server for a while."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+
+
+class ChildError(Exception):
+    """A child process failed; the message says which and how it ended."""
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a started server listens."""
+
+    address: str
+    """host:port of gRPC."""
+    metrics: str
+    """URL of the Prometheus metrics."""
+
+
+def python(*arguments: str) -> list[str]:
+    """The command line of `python -m ARGUMENTS` with this interpreter."""
+    return [sys.executable, "-m", *arguments]
+
+
+def run(command: Sequence[str], what: str) -> None:
+    """Runs a child to its end with this terminal. Raises ChildError if it fails."""
+    child = subprocess.Popen(command)
+    try:
+        code = child.wait()
+    except BaseException:
+        stop(child)
+        raise
+    if code:
+        raise ChildError(f"{what} failed with exit code {code}: {' '.join(command[1:])}")
+
+
+def stop(child: subprocess.Popen[bytes]) -> int:
+    """Ends a child with SIGTERM, and with SIGKILL if it does not go; returns its exit code."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+@contextmanager
+def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]:
+    """A server on a free port for the length of the `with` block; its log lies in `directory`.
+
+    Raises ChildError if it does not become ready, or does not end cleanly.
+    """
+    ready_file, log = directory / "server.ready.json", directory / "server.log"
+    ready_file.unlink(missing_ok=True)
+    command = python("server", *arguments, "--port", "0", "--metrics-port", "0")
+    command += ["--ready-file", str(ready_file)]
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield _wait_ready(child, ready_file, log)
+        except BaseException:
+            stop(child)
+            raise
+        if code := stop(child):
+            raise ChildError(f"the server ended with exit code {code}; see {log}")
+
+
+def _wait_ready(child: subprocess.Popen[bytes], ready_file: Path, log: Path) -> ServerAddress:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not ready_file.exists():
+        if child.poll() is not None:
+            tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise ChildError(f"the server did not start: {''.join(tail)}")
+        if time.monotonic() > deadline:
+            raise ChildError(f"the server was not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
+        time.sleep(0.1)
+    ready = json.loads(ready_file.read_text())
+    return ServerAddress(address=ready["address"], metrics=ready["metrics"])
+
+
+def num_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
