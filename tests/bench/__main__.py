@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.process import ServerProcess, start
-from tests.tiny import make_adapter, make_base, prompt_config
+from tests.tiny import make_adapter, prompt_config
 from understudy import AsyncClient, StoppingParams, StreamDelta, TokenIds
 from understudy.store import publish
 
@@ -152,6 +152,7 @@ def make_store(base: Path, folder: Path, num_lora: int, rank: int) -> list[str]:
     return list(configs)
 
 
+EMBEDDED_BASE = Path(__file__).resolve().parent.parent.parent / "demo" / "base"
 COLUMNS = {
     "adapters": "adapters",
     "concurrency": "in\nflight",
@@ -184,7 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", type=Path, help="model directory; default: a tiny random one")
+    parser.add_argument(
+        "--base", type=Path, default=EMBEDDED_BASE, help="model directory (default: the demo's)"
+    )
     parser.add_argument("--quantization", default="nf4", choices=["nf4", "int8", "none"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--concurrency", default="1,4,16", help="comma-separated")
@@ -206,10 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for n in args.concurrency.split(",")
     ]
     with tempfile.TemporaryDirectory() as folder:
-        base = args.base or make_base(Path(folder, "tiny"))
-        names = make_store(base, Path(folder), args.num_lora, args.rank)
+        names = make_store(args.base, Path(folder), args.num_lora, args.rank)
         begin = time.perf_counter()
-        arguments = ["--base", base, "--store", Path(folder, "store"), "--device", args.device]
+        arguments = ["--base", args.base, "--store", Path(folder, "store"), "--device", args.device]
         arguments += ["--quantization", args.quantization]
         server = start(Path(folder), arguments, args.threads)
         start_s = time.perf_counter() - begin
@@ -220,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             server.terminate()
     facts = {
-        "base": base.name,
+        "base": args.base.name,
         "quantization": args.quantization,
         "device": args.device,
         "threads": args.threads,
