@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted between checkpoints", file=sys.stderr)
+        command = _resume_command(arguments)
+        print(f"interrupted; from the last checkpoint, if any: {command}", file=sys.stderr)
         return 130
 
 

@@ -151,8 +151,8 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] | None = None
     """Where to train. Null: cuda if there is one."""
     hold_dequantized: bool | None = None
-    """Keep the NF4 weights dequantized in memory while training: the same numbers, without
-    dequantizing at every product. Null: on CPU, if that takes at most 1 GiB."""
+    """Keep the NF4 weights dequantized in memory while training, instead of dequantizing at every
+    product: on CPU the same numbers. Null: on CPU, if that takes at most 1 GiB."""
     num_threads: Positive | None = None
     """CPU threads of torch. Null: torch's default. Results repeat exactly for equal numbers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

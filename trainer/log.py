@@ -1,6 +1,7 @@
 """The run's log on disk: `metrics.jsonl`, and a plot of the losses."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,13 +10,21 @@ from typing import Any, Self
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trainer.errors import CheckpointError
+
 
 class MetricsLog:
-    """Appends one JSON object per line; each line is on disk before `write` returns."""
+    """Appends one JSON object per line; each survives a crash of the process at once."""
 
     def __init__(self, path: Path, num_bytes: int = 0) -> None:
-        """Opens `path` after its first `num_bytes` bytes; what follows belongs to a lost part."""
+        """Opens `path` after its first `num_bytes` bytes; what follows belongs to a lost part.
+
+        Raises CheckpointError if there are fewer.
+        """
         self._file = path.open("ab")
+        if self._file.tell() < num_bytes:
+            self._file.close()
+            raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
         self._file.truncate(num_bytes)
 
     def write(self, event: str, **values: float) -> None:
@@ -23,9 +32,9 @@ class MetricsLog:
         self._file.write(json.dumps({"event": event, **values}).encode() + b"\n")
         self._file.flush()
 
-    @property
-    def num_bytes(self) -> int:
-        """Length of the log."""
+    def sync(self) -> int:
+        """Makes the log survive a crash of the machine; returns its length in bytes."""
+        os.fsync(self._file.fileno())
         return self._file.tell()
 
     def __enter__(self) -> Self:

@@ -66,11 +66,15 @@ def run(
             view.validated(job.step, loss)
 
     def save() -> None:
-        checkpoint.save(checkpoint_path, identity, job.state(), log.num_bytes)
+        checkpoint.save(checkpoint_path, identity, job.state(), log.sync())
 
-    if job.step == 0:
+    if job.step == 0 and not job.validation_losses:
         validate()
+        save()
     while not job.finished:
+        if stop.number is not None:
+            save()
+            raise InterruptedRunError(stop.number, job.step)
         report = job.train_step()
         log.write(
             "train",
@@ -85,7 +89,5 @@ def run(
         view.stepped(report)
         if job.finished or job.step % validate_every == 0:
             validate()
-        if job.finished or job.step % checkpoint_every == 0 or stop.number is not None:
+        if job.finished or job.step % checkpoint_every == 0:
             save()
-        if stop.number is not None and not job.finished:
-            raise InterruptedRunError(stop.number, job.step)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
@@ -82,7 +83,7 @@ def load_base(
     against other numbers than are served. Raises BaseModelError if weights are missing.
     """
     with _quiet():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             local_files_only=True,
             quantization_config=_quantization_config(quantization, dtype),
@@ -90,6 +91,7 @@ def load_base(
             device_map={"": device},
             output_loading_info=True,
         )
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise BaseModelError(

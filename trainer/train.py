@@ -102,7 +102,7 @@ def _clear_output(output: Path, *, keep: bool) -> None:
     if not keep:
         for name in (METRICS_FILE, PLOT_FILE, CHECKPOINT_FILE):
             (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / ADAPTER_FOLDER, ignore_errors=True)
+        shutil.rmtree(output / ADAPTER_FOLDER, ignore_errors=True)
 
 
 def _make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:

@@ -1,10 +1,12 @@
 """Wrong configurations and data: one clear line and exit code 2, before the weights load."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import trainer.model
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
@@ -68,7 +70,7 @@ CHAT_ERRORS: list[tuple[str, Any, str]] = [
 
 
 @pytest.fixture(autouse=True)
-def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_base(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the weights were loaded")
 
@@ -191,9 +193,25 @@ def test_base_with_damaged_weights(
     write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for path in base.iterdir():
-        (damaged / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(base, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     assert "model.safetensors: tensors end at byte" in refused(write_config(base=str(damaged)))
+
+
+def test_base_that_lacks_a_tensor(
+    write_config: WriteConfig,
+    base: Path,
+    tmp_path: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers would go on with random numbers."""
+    lacking = tmp_path / "lacking"
+    shutil.copytree(base, lacking)
+    tensors = load_file(lacking / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, lacking / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.undo()
+    line = refused(write_config(base=str(lacking)), "--quiet")
+    assert "its weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight" in line

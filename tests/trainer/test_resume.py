@@ -119,7 +119,11 @@ def test_another_run_is_not_resumed(
     data.write_text("".join(lines[:-1]))
     assert "the training data is not that" in refusal()
     data.write_text("".join(lines))
+    log = tmp_path / "run" / "metrics.jsonl"
+    kept = log.read_bytes()
+    log.write_bytes(kept[:-1])
+    assert "metrics.jsonl: shorter than when the checkpoint" in refusal()
+    log.write_bytes(kept)
     path = tmp_path / "run" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:100])
     assert "damaged checkpoint" in refusal()
-    assert (tmp_path / "run" / "adapter" / "understudy.json").exists()
