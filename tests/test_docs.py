@@ -60,7 +60,9 @@ def test_command(page: str, command: str, parse_command: Callable[[Sequence[str]
     words = [word for word in shlex.split(command) if word != "&"]
     if words[0] == "make":
         make("--dry-run", *words[1:])
-    elif Path(words[0]).name == "understudy" or (words[1:2] == ["-m"] and words[2] in PROGRAMS):
+    elif Path(words[0]).name == "understudy" or (
+        words[1:2] == ["-m"] and words[2].split(".")[0] in PROGRAMS
+    ):
         parse_command([Path(words[0]).name, *words[1:]])
     else:
         assert command in BY_HAND
