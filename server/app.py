@@ -74,6 +74,7 @@ class App:
         self.metrics_server = _bind(self.config.listen, self.metrics)
         await self.rpc.listen()
         base = self.config.base
+        _LOG.info("%s answers health checks; loading %s", self.address, base.directory)
         loaded = await _in_daemon_thread(
             lambda: load_base(
                 base.directory,

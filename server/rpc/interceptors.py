@@ -116,9 +116,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _failed(
         self, method: str, request: Any, started: float, context: Context, error: BaseException
     ) -> None:
-        """Ends the call with the error's status; returns if the caller went away."""
+        """Ends the call with the error's status; returns if nobody waits for it any more."""
         if isinstance(error, asyncio.CancelledError):
-            self._observe(method, request, started, "CANCELLED")
+            remaining_s = context.time_remaining()
+            expired = remaining_s is not None and remaining_s <= 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+            self._observe(method, request, started, code.name)
             return
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             return

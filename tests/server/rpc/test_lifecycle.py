@@ -100,6 +100,8 @@ def test_deadline_ends_the_request_in_the_engine_too(shared: Server) -> None:
         shared.generation.Generate(long_request("pirate"), timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: idle(shared))
+    labels = {"method": "Generate", "adapter": "pirate", "code": "DEADLINE_EXCEEDED"}
+    eventually(lambda: shared.sample("understudy_requests_total", **labels) == 1)
 
 
 def test_full_queue_says_when_to_try_again(start_server: StartServer) -> None:

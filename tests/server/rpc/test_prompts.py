@@ -1,0 +1,92 @@
+"""Conversations, and tokenizers of other families."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from server.errors import InvalidRequestError
+from server.rpc.prompts import Prompt, PromptEncoder
+from understudy.prompt import PromptTemplate
+from understudy.v1 import generation_service_pb2 as gpb
+from understudy.v1 import types_pb2 as tpb
+
+CHAT = tpb.Input(
+    messages=tpb.Conversation(
+        messages=[
+            tpb.Message(role="system", content="be short"),
+            tpb.Message(role="user", content="who paid?"),
+        ]
+    )
+)
+OWN = PromptTemplate("{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}Answer:")
+
+
+@pytest.fixture
+def encoder(base: Path) -> PromptEncoder:
+    return PromptEncoder(AutoTokenizer.from_pretrained(base), vocab_size=320)
+
+
+def encode(encoder: PromptEncoder, template: PromptTemplate | None) -> Prompt:
+    return asyncio.run(encoder.encode(CHAT, template))
+
+
+def test_the_adapters_template_for_messages_comes_first(encoder: PromptEncoder) -> None:
+    encoder.tokenizer.chat_template = "unused"
+    prompt = encode(encoder, OWN)
+    assert prompt.text == "<system> be short\n<user> who paid?\nAnswer:"
+
+
+def test_otherwise_the_bases_chat_template(encoder: PromptEncoder) -> None:
+    encoder.tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    for template in (None, PromptTemplate("Note: {{ input }}")):
+        prompt = encode(encoder, template)
+        assert prompt.text == "[system]be short[user]who paid?[assistant]"
+        # Such a template writes its special tokens itself.
+        assert not prompt.special_tokens
+
+
+def test_a_chat_template_that_refuses(encoder: PromptEncoder) -> None:
+    encoder.tokenizer.chat_template = "{{ raise_exception('no system message here') }}"
+    with pytest.raises(InvalidRequestError, match=r"input\.messages.*no system message here"):
+        encode(encoder, None)
+
+
+def test_neither(encoder: PromptEncoder) -> None:
+    with pytest.raises(InvalidRequestError, match="neither the adapter nor the base"):
+        encode(encoder, None)
+
+
+@pytest.fixture
+def sentencepiece() -> PromptEncoder:
+    """A Llama tokenizer: begin-of-sequence in front, the space before a word inside its token."""
+    folder = os.environ.get("UNDERSTUDY_TEST_DATA")
+    if not folder or not (Path(folder) / "models/stories260K/hf").is_dir():
+        pytest.skip("UNDERSTUDY_TEST_DATA holds no models/stories260K")
+    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "models/stories260K/hf")
+    return PromptEncoder(tokenizer, vocab_size=len(tokenizer))
+
+
+def test_tokens_keep_their_leading_space(sentencepiece: PromptEncoder) -> None:
+    prompt = asyncio.run(sentencepiece.encode(tpb.Input(text="Once upon a time"), None))
+    assert prompt.token_ids[0] == sentencepiece.tokenizer.bos_token_id
+    words = "".join(sentencepiece.token_text(token_id) for token_id in prompt.token_ids[1:])
+    assert words.strip() == "Once upon a time"
+
+
+@pytest.mark.parametrize("context", ["Once upon a", "Once upon a "])
+def test_joint_tokens_of_another_family(sentencepiece: PromptEncoder, context: str) -> None:
+    whole = sentencepiece.tokenizer("Once upon a time")["input_ids"]
+
+    async def run() -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        prompt = await sentencepiece.encode(tpb.Input(text=context), None)
+        text = "Once upon a time".removeprefix(context)
+        return await sentencepiece.encode_continuations(prompt, [gpb.Continuation(text=text)])
+
+    ids, (continuation,) = asyncio.run(run())
+    assert [*ids, *continuation] == whole
