@@ -218,8 +218,9 @@ class Metrics:
             self._base.info(dict(base))
 
     def rpc_ended(self, method: str, adapter: str, code: str, seconds: float) -> None:
-        """A call was answered. `adapter` is what the client asked for; unknown ones are `other`."""
-        label = adapter if adapter in self._labels else _OTHER
+        """A call was answered. `adapter` is what the client asked for: unknown ones are `other`,
+        empty for calls about no adapter."""
+        label = adapter if not adapter or adapter in self._labels else _OTHER
         self._requests.labels(method, label, code).inc()
         self._request_s.labels(method).observe(seconds)
 

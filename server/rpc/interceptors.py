@@ -132,10 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         await _abort(context, error)
 
     def _observe(self, method: str, request: Any, started: float, code: str) -> None:
-        inner = getattr(request, "request", request)
-        # A stream of requests has many adapters.
-        reference = getattr(inner, "adapter", "" if isinstance(request, Message) else "*")
-        adapter = reference.partition("@")[0] or BASE_NAME
+        adapter = _adapter_of(request)
         self._metrics.rpc_ended(method, adapter, code, time.monotonic() - started)
 
 
@@ -146,6 +143,18 @@ async def _abort(context: Context, error: Exception) -> None:
         status.message,
         trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
     )
+
+
+def _adapter_of(request: Any) -> str:
+    """The adapter's name that a request asks for: `base` without one, empty where none applies."""
+    if not isinstance(request, Message):
+        # A stream of requests has many.
+        return ""
+    inner = getattr(request, "request", request)
+    reference: str | None = getattr(inner, "adapter", None)
+    if reference is None:
+        return str(getattr(inner, "name", ""))
+    return reference.partition("@")[0] or BASE_NAME
 
 
 def _refusal(gate: Gate) -> Any:

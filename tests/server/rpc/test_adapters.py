@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,40 @@ def test_plain_peft_directory(server: Server, folders: tuple[Path, Path]) -> Non
     prompt = tpb.Input(text="noon")
     assert server.generate(adapter="plain", input=prompt).text
     assert server.adapters.GetAdapter(apb.GetAdapterRequest(adapter="plain")).manifest_json == ""
+
+
+def test_loads_unloads_and_requests_at_once(server: Server, folders: tuple[Path, Path]) -> None:
+    """Every answer is that of one of the versions, whole; nothing is left behind."""
+    texts = {server.generate(adapter="pirate").text}
+    server.adapters.LoadAdapter(apb.LoadAdapterRequest(name="pirate", source="pirate-v2"))
+    texts.add(server.generate(adapter="pirate").text)
+    assert len(texts) == 2
+    swapping = threading.Event()
+
+    def swap() -> None:
+        for number in range(24):
+            source = ("pirate-v2", "")[number % 2]
+            server.adapters.LoadAdapter(apb.LoadAdapterRequest(name="pirate", source=source))
+            if number % 5 == 0:
+                server.adapters.UnloadAdapter(apb.UnloadAdapterRequest(adapter="pirate"))
+        swapping.set()
+
+    def ask() -> list[str]:
+        answers = []
+        while not swapping.is_set():
+            call = server.generation.Generate.future(request_for(adapter="pirate"), timeout=30)
+            answers.append(
+                call.result().generations[0].text
+                if call.code() is grpc.StatusCode.OK
+                else call.code().name
+            )
+        return answers
+
+    with ThreadPoolExecutor(5) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        pool.submit(swap).result()
+        answers = [answer for future in asking for answer in future.result()]
+    assert set(answers) <= texts | {"NOT_FOUND"}
+    assert len(set(answers)) >= 2
+    eventually(lambda: idle(server))
+    assert server.sample("understudy_adapters", tier="host") <= 1
