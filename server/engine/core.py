@@ -138,6 +138,7 @@ class EngineCore:
         """Empties an adapter's slot, now or when its last sequence leaves."""
         self._slots.evict((name, version))
 
+    @torch.inference_mode()
     def step(self) -> None:
         """Runs one step: schedule, run, postprocess. A failure ends the requests in it."""
         chunks = self._scheduler.schedule()
