@@ -24,6 +24,7 @@ from trainer.corpus import SourceTokens
 from trainer.errors import CheckpointError, ConfigError, InputError
 from trainer.pretrain_config import ModelConfig, Recipe, TrainConfig, read_recipe
 from trainer.pretrain_export import export, plot_curves
+from trainer.pretrain_init import add_copying_heads
 
 CHECKPOINT = "checkpoint.pt"
 EXAMPLES = """examples:
@@ -73,18 +74,33 @@ def learning_rate(config: TrainConfig, position: Position) -> float:
     return config.learning_rate * warmup * decay
 
 
-def build_optimizer(model: LlamaForCausalLM, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay only on matrices."""
-    parameters = list(model.parameters())
-    return torch.optim.AdamW(
+def build_optimizers(model: LlamaForCausalLM, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, after Muon for the layers' matrices if so configured; no weight decay on vectors."""
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
+    rest = [model.model.embed_tokens.weight]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        optimizers.append(
+            torch.optim.Muon(
+                matrices,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    else:
+        rest += matrices
+    adamw = torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": rest, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
         fused=True,
     )
+    return [*optimizers, adamw]
 
 
 def loss_function(
@@ -139,12 +155,15 @@ def validate(
 
 
 def save_checkpoint(
-    path: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, position: Position
+    path: Path,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    position: Position,
 ) -> None:
-    """Writes model, optimizer, random state and position; replaces the old file at the end."""
+    """Writes model, optimizers, random state and position; replaces the old file at the end."""
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rng": torch.get_rng_state(),
         "position": asdict(position),
     }
@@ -154,19 +173,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW | None
+    path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
 ) -> Position:
-    """Restores what `save_checkpoint` wrote; without an optimizer only the weights."""
+    """Restores what `save_checkpoint` wrote; without optimizers only the weights."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
+    if optimizers:
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         torch.set_rng_state(state["rng"])
     return Position(**state["position"])
 
 
-def train(recipe: Recipe, work: Path, stop_at: int | None = None) -> LlamaForCausalLM:
-    """Runs the recipe from the checkpoint in `work`, if any, to its end (or to step `stop_at`).
+def train(recipe: Recipe, work: Path) -> LlamaForCausalLM:
+    """Runs the recipe from the checkpoint in `work`, if any, to its end.
 
     Needs what `corpus.prepare` wrote. With `max_minutes` unset, interrupted and resumed runs end
     with the same weights as one that was not, to the last bit. Ctrl-C saves a checkpoint.
@@ -177,13 +197,15 @@ def train(recipe: Recipe, work: Path, stop_at: int | None = None) -> LlamaForCau
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model, tokenizer)
-    optimizer = build_optimizer(model, config)
+    if recipe.model.copying_heads:
+        add_copying_heads(model, recipe.seed, recipe.model.rope_theta)
+    optimizers = build_optimizers(model, config)
     position = Position()
     if (work / CHECKPOINT).is_file():
-        position = load_checkpoint(work / CHECKPOINT, model, optimizer)
+        position = load_checkpoint(work / CHECKPOINT, model, optimizers)
     order = corpus.plan(sources, context, config.max_steps * config.chunks_per_step, recipe.seed)
     loss_of = loss_function(model, config)
-    end = min(config.max_steps, stop_at or config.max_steps)
+    end = min(config.max_steps, config.stop_at or config.max_steps)
     last_saved = time.monotonic()
     bar = Progress(
         TextColumn("pretrain"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -200,17 +222,18 @@ def train(recipe: Recipe, work: Path, stop_at: int | None = None) -> LlamaForCau
             while position.step < end and progress_of(config, position) < 1.0:
                 started = time.monotonic()
                 rate = learning_rate(config, position)
-                for group in optimizer.param_groups:
+                for group in (group for each in optimizers for group in each.param_groups):
                     group["lr"] = rate
                 first = position.step * config.chunks_per_step
                 long = position.step % config.long_every == 0
                 chunks = order[first : first + config.chunks_per_step]
                 ids = read_batch(sources, chunks, context, 1 if long else 2)
                 loss = loss_of(ids)
-                optimizer.zero_grad()
+                model.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 seconds = time.monotonic() - started
                 position.step += 1
                 position.elapsed_s += seconds
@@ -231,12 +254,11 @@ def train(recipe: Recipe, work: Path, stop_at: int | None = None) -> LlamaForCau
                 if position.step % config.validate_every == 0:
                     record(validation=validate(model, sources, config, context))
                 if time.monotonic() - last_saved > config.checkpoint_minutes * 60:
-                    save_checkpoint(work / CHECKPOINT, model, optimizer, position)
+                    save_checkpoint(work / CHECKPOINT, model, optimizers, position)
                     last_saved = time.monotonic()
         finally:
-            save_checkpoint(work / CHECKPOINT, model, optimizer, position)
-        if stop_at is None:
-            record(validation=validate(model, sources, config, context))
+            save_checkpoint(work / CHECKPOINT, model, optimizers, position)
+        record(validation=validate(model, sources, config, context))
     return model
 
 
@@ -258,15 +280,14 @@ def run(args: argparse.Namespace) -> int:
         if not (args.work / "data.json").is_file():
             if args.corpus is None:
                 raise ConfigError(f"{args.work}: no prepared data there; give --corpus DIR")
-            corpus.prepare(
-                recipe.data, args.corpus, args.work, recipe.model.vocab_size, recipe.model.context
-            )
+            shape = recipe.model
+            corpus.prepare(recipe.data, args.corpus, args.work, shape.vocab_size, shape.context)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
         if args.export_only:
             model = build_model(recipe.model, tokenizer)
             if not (args.work / CHECKPOINT).is_file():
                 raise CheckpointError(f"{args.work / CHECKPOINT}: no checkpoint to export")
-            load_checkpoint(args.work / CHECKPOINT, model, None)
+            load_checkpoint(args.work / CHECKPOINT, model, [])
         else:
             for stop in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(stop, signal.default_int_handler)

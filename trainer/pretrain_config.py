@@ -50,7 +50,10 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """Shape of the Llama model. Widths are multiples of 64, the NF4 block size."""
+    """Shape of the Llama model. Widths are multiples of 64, the NF4 block size.
+
+    `copying_heads`: start with the attention circuits of `pretrain_init` in place.
+    """
 
     vocab_size: Positive
     hidden_size: Annotated[int, Field(gt=0, multiple_of=64)]
@@ -60,6 +63,7 @@ class ModelConfig:
     num_kv_heads: Positive
     context: Annotated[int, Field(gt=0, multiple_of=2)] = 1024
     rope_theta: PositiveFloat = 10_000.0
+    copying_heads: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,12 +72,15 @@ class TrainConfig:
 
     Learning rate: linear warmup, constant, then linear to zero over the last `decay_share` of
     the run, measured in steps or in minutes, whichever is further. `long_every`: every how many
-    steps the rows have the full context; the other steps use rows of half of it.
+    steps the rows have the full context; the other steps use rows of half of it. `optimizer`:
+    with `muon`, the matrices of the layers are stepped by Muon (scaled to AdamW's step size) and
+    the rest by AdamW. `stop_at`: end after this step, with the learning rate where it is then.
     """
 
     learning_rate: PositiveFloat
     max_steps: Positive
     max_minutes: PositiveFloat | None = None
+    stop_at: Positive | None = None
     chunks_per_step: Positive = 4
     long_every: Positive = 6
     warmup_steps: Positive = 200
@@ -81,6 +88,7 @@ class TrainConfig:
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     beta2: Share = 0.95
     max_grad_norm: PositiveFloat = 1.0
+    optimizer: Annotated[str, Field(pattern="^(adamw|muon)$")] = "adamw"
     precision: Annotated[str, Field(pattern="^(bf16|fp32)$")] = "bf16"
     compile: bool = True
     num_threads: Positive = 2

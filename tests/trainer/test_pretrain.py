@@ -10,12 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from trainer import corpus, pretrain
 from trainer.errors import ConfigError, DataError
 from trainer.pretrain_config import Recipe, read_recipe
 from trainer.pretrain_export import read_metrics
+from trainer.pretrain_init import add_copying_heads
 
 RECIPE = """
 seed: 3
@@ -125,17 +132,47 @@ def test_plan_visits_every_chunk_once_per_epoch(recipe_path: Path, tmp_path: Pat
     assert abs((order[:, 0] == 0).mean() - 0.6) < 0.06
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(recipe_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    recipe_path: Path, tmp_path: Path, optimizer: str
+) -> None:
+    recipe_path.write_text(RECIPE.replace("train:", f"train:\n  optimizer: {optimizer}"))
     recipe = prepared(recipe_path, tmp_path / "a")
     prepared(recipe_path, tmp_path / "b")
     whole = pretrain.train(recipe, tmp_path / "a").state_dict()
-    halfway = pretrain.train(recipe, tmp_path / "b", stop_at=3).state_dict()
+    first_half = replace(recipe, train=replace(recipe.train, stop_at=3))
+    halfway = pretrain.train(first_half, tmp_path / "b").state_dict()
     resumed = pretrain.train(recipe, tmp_path / "b").state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not all(torch.equal(whole[name], halfway[name]) for name in whole)
     lines = read_metrics(tmp_path / "b" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert {"stories", "notices"} == lines[-1]["validation"].keys()
+
+
+def test_copying_heads_copy_before_any_training() -> None:
+    """On random tokens that come twice, the fresh model foresees the second time."""
+    shape = {"hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=512, **shape, **heads))
+    ids = torch.randint(10, 512, (8, 30))
+    ids = torch.cat([ids, ids], dim=1)
+
+    def share_foreseen() -> float:
+        with torch.no_grad():
+            guesses = model(ids).logits[:, 30:-1].argmax(-1)
+        return float((guesses == ids[:, 31:]).float().mean())
+
+    assert share_foreseen() < 0.05
+    add_copying_heads(model, seed=1, rope_theta=10_000.0)
+    assert share_foreseen() > 0.7
+
+
+def test_copying_heads_refuse_a_model_without_room() -> None:
+    small = LlamaConfig(vocab_size=64, hidden_size=64, num_attention_heads=1, num_hidden_layers=1)
+    with pytest.raises(ValueError, match="heads of 64, hidden size >= 256 and >= 4 layers"):
+        add_copying_heads(LlamaForCausalLM(small), seed=1, rope_theta=10_000.0)
 
 
 def test_time_limit_ends_the_run_with_the_rate_decayed(recipe_path: Path) -> None:
