@@ -19,6 +19,13 @@ _EXPERT_KEYS = (
     "moe_num_experts",
     "num_moe_experts",
 )
+_SIZE_KEYS = (
+    "hidden_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+)
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # These stretch their frequencies by the largest position of the whole batch.
 _BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -51,6 +58,9 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise refuse("the checkpoint is already quantized; give the unquantized one")
     text = config.get_text_config()
+    for key in _SIZE_KEYS:
+        if not isinstance(getattr(text, key, None), int):
+            raise refuse(f"its configuration has no {key}")
     for key in _EXPERT_KEYS:
         if (getattr(text, key, None) or 0) > 1:
             raise refuse(f"mixture of experts ({key} {getattr(text, key)}) is not served")
@@ -111,8 +121,9 @@ def probe(
     )
     short = ShortRows(None, blocks.repeat_interleave(length).unsqueeze(1), positions + 1)
     for singles, long in (((), chunks), ((short,), ())):
+        caches = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
         decoder.context.attention = AttentionStep(
-            caches=[torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)],
+            caches=caches,
             write_index=rows + length,
             short=singles,
             chunks=long,
@@ -120,12 +131,19 @@ def probe(
         )
         try:
             got = decoder.forward(tokens.view(-1), positions, rows).view(expected.shape)
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
             raise StartupError(
-                f"base {name!r}: does not run with paged attention: {error}"
+                f"base {name!r}: does not run with paged attention: {reason}"
             ) from error
         finally:
             decoder.context.attention = None
+        # Small weights can hide an attention of the model's own from the comparison.
+        if not all(bool(cache[1:].any()) for cache in caches):
+            raise StartupError(
+                f"base {name!r}: a layer does not take its attention from transformers' "
+                "AttentionInterface; not served"
+            )
         _compare(got, expected, name, exact)
 
 

@@ -1,6 +1,5 @@
 """A transformers decoder with our linears and paged attention in place."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +33,12 @@ class CacheShape:
 class Decoder:
     """Runs one packed row of tokens through a model. Not safe for concurrent use."""
 
-    def __init__(self, model: PreTrainedModel, groups: tuple[LinearGroup, ...]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, groups: tuple[LinearGroup, ...], context: StepContext
+    ) -> None:
         self.model = model
         self.groups = groups
-        self.context: StepContext = next(_attention_modules(model)).step_context
+        self.context = context
         self.embedding = model.get_input_embeddings()
 
     @torch.inference_mode()
@@ -89,12 +90,13 @@ def install(model: Any, *, hold: bool, int8_threshold: float) -> Decoder:
             groups.append(group)
             for index, name in enumerate(names):
                 setattr(parent, name, AdaptedLinear(group, index, shape_of(linears.pop(name))))
-    for module in _attention_modules(model):
-        # Past nn.Module's own __setattr__: the context is not part of the model.
-        object.__setattr__(module, "step_context", context)
+    for module in model.modules():
+        if hasattr(module, "layer_idx"):
+            # Past nn.Module's own __setattr__: the context is not part of the model.
+            object.__setattr__(module, "step_context", context)
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)
-    return Decoder(model, tuple(groups))
+    return Decoder(model, tuple(groups), context)
 
 
 def _grouped(linears: dict[str, nn.Module]) -> list[tuple[str, ...]]:
@@ -105,10 +107,6 @@ def _grouped(linears: dict[str, nn.Module]) -> list[tuple[str, ...]]:
     ]
     taken = {name for names in fused for name in names}
     return fused + [(name,) for name in linears if name not in taken]
-
-
-def _attention_modules(model: nn.Module) -> Iterator[Any]:
-    return (module for module in model.modules() if hasattr(module, "layer_idx"))
 
 
 def _attention(

@@ -1,0 +1,265 @@
+"""Which bases load, in which forms, and which are refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from server.errors import StartupError
+from server.models import decoder
+from server.models.loader import LoadedBase, load_base
+from server.models.memory import available_bytes, fits_held
+from tests.server.engine import oracle
+from tests.server.engine.harness import Driver
+from tests.tiny import make_base
+
+_SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 128,
+    "eos_token_id": 0,
+    "bos_token_id": 0,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+_ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "llama_bias": transformers.LlamaConfig(**_SMALL, attention_bias=True, mlp_bias=True),
+    "llama_yarn": transformers.LlamaConfig(
+        **_SMALL,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "qwen2": transformers.Qwen2Config(**_SMALL),
+    "qwen3": transformers.Qwen3Config(**_SMALL, head_dim=32),
+    "mistral": transformers.MistralConfig(**_SMALL, sliding_window=7),
+    "gemma2": transformers.Gemma2Config(
+        **_SMALL,
+        head_dim=16,
+        sliding_window=7,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=9.0,
+        query_pre_attn_scalar=16,
+    ),
+    "gemma3": transformers.Gemma3TextConfig(
+        **_SMALL, head_dim=16, sliding_window=7, query_pre_attn_scalar=16
+    ),
+    "gpt2": transformers.GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, n_positions=128, vocab_size=320,
+        bos_token_id=0, eos_token_id=0, initializer_range=0.2,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("llama"))
+
+
+def _make(directory: Path, config: PretrainedConfig, tokenizer_from: Path) -> Path:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", _ARCHITECTURES)
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_architectures_equal_transformers(
+    name: str, quantization: str, tmp_path: Path, llama: Path
+) -> None:
+    """Prompts beyond the sliding window, in chunks, together: each as transformers alone."""
+    directory = _make(tmp_path / name, _ARCHITECTURES[name], llama)
+    base = load_base(directory, quantization=quantization)
+    driver = Driver(base, max_step_tokens=20, block_size=4)
+    prompts = [tuple(range(3, 3 + length)) for length in (1, 5, 30)]
+    inboxes = [driver.add(prompt, max_tokens=10, num_logprobs=5) for prompt in prompts]
+    driver.run()
+    model = oracle.load(directory, quantization, None)
+    for prompt, inbox in zip(prompts, inboxes, strict=True):
+        solo = oracle.greedy(model, prompt, 10)
+        assert inbox.finished.token_ids == solo.token_ids
+        expected = solo.logits.log_softmax(-1).max(-1).values.tolist()
+        assert [entry.logprob for entry in inbox.finished.logprobs] == pytest.approx(
+            expected, rel=1e-4, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_info(quantization: str, llama: Path) -> None:
+    info = load_base(llama, quantization=quantization, name="tiny").info
+    assert (info.name, info.quantization, info.dtype) == ("tiny", quantization, "float32")
+    assert info.linear_shapes["model.layers.1.self_attn.k_proj"] == (32, 64)
+    assert info.linear_shapes["model.layers.0.mlp.down_proj"] == (64, 128)
+    assert len(info.linear_shapes) == 14
+    assert not any("lm_head" in name for name in info.linear_shapes)
+    assert info.max_context_tokens == 2048
+    assert info.int8_threshold == (6.0 if quantization == "int8" else 0.0)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    assert info.num_parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_deterministic_int8_has_no_threshold(llama: Path) -> None:
+    assert load_base(llama, quantization="int8", deterministic=True).info.int8_threshold == 0.0
+
+
+def test_held_and_packed_give_the_same_numbers(llama: Path) -> None:
+    held = load_base(llama, weight_form="nf4_held")
+    packed = load_base(llama, weight_form="nf4_packed")
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(held.decoder.groups, packed.decoder.groups, strict=True):
+        if ours.in_features == 64:
+            torch.testing.assert_close(ours.weight(x), theirs.weight(x), rtol=0, atol=1e-5)
+    assert (held.info.weight_form, packed.info.weight_form) == ("nf4_held", "nf4_packed")
+    dense = 2 * sum(out * in_ for out, in_ in packed.info.linear_shapes.values())
+    packed_bytes = sum(group.weight.resident_bytes for group in packed.decoder.groups)
+    assert packed_bytes <= 0.35 * dense
+    assert held.info.resident_bytes > packed.info.resident_bytes + dense
+
+
+def test_fused_nf4_codes_are_those_of_each_linear(llama: Path) -> None:
+    """Fusing q, k and v changes no code: each slice dequantizes to bitsandbytes' own weight."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    base = load_base(llama, weight_form="nf4_packed")
+    model = oracle.load(llama, "nf4", None)
+    for group in base.decoder.groups:
+        dense = group.weight.dequantized()
+        for name, columns in zip(group.names, group.columns, strict=True):
+            weight = model.get_submodule(name).weight
+            assert torch.equal(dense[columns], dequantize_4bit(weight.data, weight.quant_state))
+    assert any(len(group.names) == 3 for group in base.decoder.groups)
+
+
+def test_weight_form_heeds_the_free_memory() -> None:
+    assert fits_held(100, torch.bfloat16, available=400)
+    assert not fits_held(101, torch.bfloat16, available=400)
+    assert available_bytes(torch.device("cpu")) > 1 << 20
+
+
+def test_two_bases_in_one_process(llama: Path) -> None:
+    """Engines that take turns step by step do not disturb each other."""
+    first, second = Driver(load_base(llama)), Driver(load_base(llama, quantization="none"))
+    inboxes = [driver.add((1, 2, 3), max_tokens=12) for driver in (first, second)]
+    for _ in range(12):
+        first.step()
+        second.step()
+    for driver, quantization, inbox in zip((first, second), ("nf4", "none"), inboxes, strict=True):
+        assert not driver.core.has_work
+        solo = oracle.greedy(oracle.load(llama, quantization, None), (1, 2, 3), 12)
+        assert inbox.finished.token_ids == solo.token_ids
+
+
+def _refusal(directory: Path, **options: Any) -> str:
+    with pytest.raises(StartupError) as error:
+        load_base(directory, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_missing_parts_are_named(tmp_path: Path, llama: Path) -> None:
+    assert "no such directory" in _refusal(tmp_path / "nowhere")
+    assert "config.json" in _refusal(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(llama, broken)
+    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
+    assert "safetensors" in _refusal(broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    assert "cannot be loaded" in _refusal(broken)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization": "int4"}, "quantization 'int4' is not one of nf4, int8, none"),
+        ({"dtype": "float8"}, "dtype 'float8'"),
+        ({"weight_form": "held"}, "weight_form 'held'"),
+        ({"device": "tpu0"}, "device 'tpu0'"),
+    ],
+)
+def test_wrong_options(options: dict[str, str], message: str, llama: Path) -> None:
+    assert message in _refusal(llama, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_no_cuda(llama: Path) -> None:
+    assert "no CUDA" in _refusal(llama, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "t5"}, "encoder-decoder"),
+        ({"model_type": "mamba"}, "linear_attention"),
+        ({"num_local_experts": 8}, "mixture of experts"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+        ({"num_kv_shared_layers": 1}, "share keys and values"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "already quantized"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "dynamic RoPE",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_models_that_would_run_wrong(
+    changes: dict[str, Any], message: str, tmp_path: Path, llama: Path
+) -> None:
+    directory = tmp_path / "changed"
+    shutil.copytree(llama, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    assert message in _refusal(directory)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        # Attention of its own, with a bias that grows with the distance (ALiBi).
+        transformers.FalconConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=320, alibi=True
+        ),
+        transformers.GPTNeoConfig(
+            hidden_size=64,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            vocab_size=320,
+            max_position_embeddings=128,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_attention_that_paging_does_not_reach(
+    config: PretrainedConfig, tmp_path: Path, llama: Path
+) -> None:
+    assert "AttentionInterface" in _refusal(_make(tmp_path / "own", config, llama))
+
+
+def test_logits_that_differ_are_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = decoder.paged_attention
+
+    def without_scaling(*args: Any) -> torch.Tensor:
+        return real(*args[:5], 1.0, *args[6:])
+
+    monkeypatch.setattr(decoder, "paged_attention", without_scaling)
+    assert "logits differ" in _refusal(llama, quantization="none")
+
+
+def test_loaded_base_decodes_without_special_tokens(llama: Path) -> None:
+    base: LoadedBase = load_base(llama)
+    eos = next(iter(base.eos_token_ids))
+    ids = base.tokenizer("the late train", add_special_tokens=False)["input_ids"]
+    assert base.decode([*ids, eos]) == "the late train"
