@@ -49,11 +49,8 @@ class AdapterSlots:
         self._placed: OrderedDict[Key, PlacedAdapter] = OrderedDict()
         self._doomed: set[Key] = set()
         self._num_placed = 0
-
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        """(name, version) of the adapters in slots, least recently used first."""
-        return tuple(self._placed)
+        self.keys: tuple[Key, ...] = ()
+        """(name, version) of the adapters in slots. Safe to read from any thread."""
 
     def can_acquire(self, lease: Lease) -> bool:
         """Whether `acquire` would succeed: placed already, or a slot is free or can be freed."""
@@ -74,6 +71,7 @@ class AdapterSlots:
             started = time.perf_counter()
             placed = self._place(key, lease.weights)
             self._placed[key] = placed
+            self.keys = tuple(sorted(self._placed))
             self._on_placed(lease.name, time.perf_counter() - started)
         self._placed.move_to_end(key)
         placed.num_users += 1
@@ -107,6 +105,7 @@ class AdapterSlots:
     def _drop(self, key: Key) -> None:
         del self._placed[key]
         self._doomed.discard(key)
+        self.keys = tuple(sorted(self._placed))
 
     def _place(self, key: Key, weights: object) -> PlacedAdapter:
         self._num_placed += 1

@@ -1,0 +1,254 @@
+"""PEFT's format is either reproduced or refused, key by key and tensor by tensor."""
+
+import math
+import re
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from server.adapters.lora import read_lora
+from server.adapters.soft_prompt import read_soft_prompt
+from server.errors import AdapterRefusedError
+from server.types import BaseInfo
+
+_LAYERS = ("model.layers.0.", "model.layers.1.")
+_SHAPES = {
+    prefix + name: shape
+    for prefix in _LAYERS
+    for name, shape in {
+        "self_attn.q_proj": (8, 6),
+        "self_attn.v_proj": (4, 6),
+        "mlp.down_proj": (6, 12),
+    }.items()
+}
+_BASE = BaseInfo(
+    name="tiny", fingerprint="f", architecture="LlamaForCausalLM", quantization="none",
+    weight_form="dense", dtype="float32", device="cpu", max_context_tokens=64, vocab_size=100,
+    hidden_size=6, num_parameters=0, resident_bytes=0, int8_threshold=0.0, deterministic=False,
+    linear_shapes=_SHAPES,
+)  # fmt: skip
+
+
+def _config(**changes: Any) -> dict[str, Any]:
+    """A configuration as PEFT saves it."""
+    config = peft.LoraConfig(
+        r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    ).to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
+    return config | changes
+
+
+def _tensors(rank: int = 2, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> dict[str, Any]:
+    tensors = {}
+    for path, (out_features, in_features) in _SHAPES.items():
+        if path.rpartition(".")[2] in targets:
+            tensors[f"base_model.model.{path}.lora_A.weight"] = torch.randn(rank, in_features)
+            tensors[f"base_model.model.{path}.lora_B.weight"] = torch.randn(out_features, rank)
+    return tensors
+
+
+_Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+def _refusal(config: dict[str, Any], tensors: dict[str, Any], reader: Any = read_lora) -> str:
+    with pytest.raises(AdapterRefusedError) as error:
+        reader(config, tensors, _BASE)
+    return str(error.value)
+
+
+def test_lora() -> None:
+    tensors = _tensors()
+    weights = read_lora(_config(), tensors, _BASE)
+    assert (weights.rank, len(weights.modules)) == (2, 4)
+    module = weights.modules["model.layers.0.self_attn.q_proj"]
+    assert module.scaling == 1.5
+    assert torch.equal(module.a, tensors[_Q0])
+    assert weights.size_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_rank_stabilised() -> None:
+    weights = read_lora(_config(use_rslora=True), _tensors(), _BASE)
+    assert all(m.scaling == 3 / math.sqrt(2) for m in weights.modules.values())
+
+
+def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
+    """Each pattern against the scaling that PEFT itself computes."""
+    patterns = {
+        "rank_pattern": {"v_proj": 4, r"^model\.layers\.1\.self_attn\.q_proj": 1},
+        "alpha_pattern": {r"layers.0.*q_proj": 7, "self_attn.v_proj": 5},
+    }
+    model = torch.nn.Module()
+    for path, (out_features, in_features) in _SHAPES.items():
+        parent = model
+        *names, last = path.split(".")
+        for name in names:
+            if not hasattr(parent, name):
+                parent.add_module(name, torch.nn.Module())
+            parent = getattr(parent, name)
+        parent.add_module(last, torch.nn.Linear(in_features, out_features))
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"], **patterns)
+    adapted = peft.inject_adapter_in_model(config, model)
+    tensors = {
+        "base_model.model." + name.replace(".default", ""): tensor
+        for name, tensor in adapted.state_dict().items()
+        if "lora_" in name
+    }
+    weights = read_lora(_config(**patterns), tensors, _BASE)
+    assert weights.rank == 4
+    for path, module in weights.modules.items():
+        theirs = adapted.get_submodule(path)
+        assert module.scaling == theirs.scaling["default"]
+        assert module.a.shape[0] == theirs.r["default"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "use_dora True is not served; convert it with peft.convert_to_lora"),
+        ({"bias": "all"}, "bias 'all'"),
+        ({"lora_bias": True}, "lora_bias True"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"megatron_config": {"a": 1}}, "megatron_config"),
+        ({"arrow_config": {"a": 1}}, "arrow_config"),
+        ({"kasa_config": {"a": 1}}, "kasa_config"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
+        ({"some_new_idea": False}, "key 'some_new_idea' is unknown"),
+        ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+        ({"r": 0}, "r 0 is not a whole number from 1"),
+        ({"r": True}, "r True"),
+        ({"r": "8"}, "r '8'"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"lora_alpha": -1}, "lora_alpha"),
+        ({"r": 3}, "has rank 2, adapter_config.json says 3"),
+        ({"rank_pattern": {"q_proj": 5}}, "has rank 2, adapter_config.json says 5"),
+        ({"rank_pattern": []}, None),
+        ({"rank_pattern": [1]}, "rank_pattern must be an object"),
+        ({"alpha_pattern": {"(a|a)*b": 1}}, "pattern '(a|a)*b' is not served"),
+        ({"alpha_pattern": {".*.*.*x": 1}}, "pattern '.*.*.*x'"),
+        ({"alpha_pattern": {"[": 1}}, "pattern '['"),
+        ({"alpha_pattern": {"q_proj": "big"}}, "alpha_pattern['q_proj'] is not a number"),
+        ({"target_modules": ["q_proj", "k_proj"]}, "'k_proj': the base has no such linear"),
+        ({"target_modules": ["q_proj", "v_proj", "down_proj"]}, "lacks 'model.layers.0.mlp.down"),
+    ],
+    ids=str,
+)
+def test_lora_configurations(changes: dict[str, Any], message: str | None) -> None:
+    if message is None:
+        read_lora(_config(**changes), _tensors(), _BASE)
+    else:
+        assert message in _refusal(_config(**changes), _tensors())
+
+
+@pytest.mark.parametrize("default", ["eva", "gaussian", "orthogonal", True, False])
+def test_initialisations_that_leave_the_base_alone(default: Any) -> None:
+    read_lora(_config(init_lora_weights=default), _tensors(), _BASE)
+
+
+def test_layers_to_transform_explains_missing_tensors() -> None:
+    tensors = {name: t for name, t in _tensors().items() if "layers.1" in name}
+    read_lora(_config(layers_to_transform=[1]), tensors, _BASE)
+    assert "lacks 'model.layers.0" in _refusal(_config(), tensors)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(2, 5), "shape [2, 5], the base needs [any, 6]"),
+        (torch.zeros(0, 6), "shape [0, 6]"),
+        (torch.zeros(2, 6, 1), "shape [2, 6, 1]"),
+        (torch.zeros(2, 6, dtype=torch.int32), "dtype torch.int32"),
+        (torch.full((2, 6), float("nan")), "NaN or infinity"),
+        (torch.full((2, 6), float("-inf")), "NaN or infinity"),
+        (torch.full((2, 6), 1e300, dtype=torch.float64), "overflows in float32"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_lora_tensors(tensor: torch.Tensor, message: str) -> None:
+    refusal = _refusal(_config(), _tensors() | {_Q0: tensor})
+    assert message in refusal
+    assert "layers.0.self_attn.q_proj" in refusal
+
+
+def test_scaled_weights_that_overflow() -> None:
+    name = _Q0.replace("lora_A", "lora_B")
+    tensors = _tensors() | {name: torch.full((8, 2), 3e38)}
+    assert "overflows" in _refusal(_config(), tensors)
+    read_lora(_config(lora_alpha=1), tensors, _BASE)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+            "unknown tensor",
+        ),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "unknown tensor"),
+        ("base_model.model.lm_head.weight", "unknown tensor"),
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "unknown tensor"),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", "unknown tensor"),
+        ("base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight", "has no linear"),
+        ("base_model.model.lm_head.lora_A.weight", "has no linear 'lm_head'"),
+    ],
+)
+def test_unknown_tensors(name: str, message: str) -> None:
+    assert message in _refusal(_config(), _tensors() | {name: torch.zeros(2, 6)})
+
+
+def test_missing_tensors() -> None:
+    tensors = _tensors()
+    del tensors[_Q0.replace("lora_A", "lora_B")]
+    assert "missing tensor" in _refusal(_config(), tensors)
+    assert "holds no LoRA tensors" in _refusal(_config(), {})
+
+
+def _prompt_config(**changes: Any) -> dict[str, Any]:
+    return (
+        peft.PromptTuningConfig(
+            num_virtual_tokens=3,
+            token_dim=6,
+            num_transformer_submodules=1,
+            num_attention_heads=2,
+            num_layers=2,
+            task_type="CAUSAL_LM",
+        ).to_dict()
+        | changes
+    )
+
+
+def test_soft_prompt() -> None:
+    embeddings = torch.randn(3, 6)
+    prompt = read_soft_prompt(_prompt_config(), {"prompt_embeddings": embeddings}, _BASE)
+    assert (prompt.num_virtual_tokens, prompt.size_bytes) == (3, 72)
+    assert torch.equal(prompt.embeddings, embeddings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({}, {"prompt_embeddings": torch.zeros(4, 6)}, "shape [4, 6], the base needs [3, 6]"),
+        ({}, {"prompt_embeddings": torch.zeros(3, 8)}, "shape [3, 8]"),
+        ({}, {"prompt_embeddings": torch.full((3, 6), math.nan)}, "NaN"),
+        ({}, {}, "missing tensor 'prompt_embeddings'"),
+        ({}, {"prompt_embeddings": torch.zeros(3, 6), "x": torch.zeros(1)}, "unknown tensor 'x'"),
+        ({"num_virtual_tokens": 0}, {}, "num_virtual_tokens 0"),
+        ({"num_virtual_tokens": 64}, {}, "leaves no room in the context of 64"),
+        ({"num_transformer_submodules": 2}, {}, "num_transformer_submodules 2"),
+        ({"token_dim": 8}, {}, "token_dim 8, the base has 6"),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
+        ({"encoder_hidden_size": 6}, {}, "'encoder_hidden_size' is unknown"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, {}, "task_type"),
+    ],
+    ids=lambda value: re.sub(r"\W+", "_", value) if isinstance(value, str) else "",
+)
+def test_soft_prompt_refusals(changes: Any, tensors: Any, message: str) -> None:
+    assert message in _refusal(_prompt_config(**changes), tensors, read_soft_prompt)
