@@ -7,10 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from trainer.errors import CheckpointError
+
+# The training loss is averaged over this part of the run.
+SMOOTHED_PARTS = 20
 
 
 class MetricsLog:
@@ -56,15 +60,25 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(records: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Draws training and validation loss over steps into a PNG file."""
+    """Draws training and validation loss over steps into a PNG file.
+
+    Batches hold examples of like length, so the loss of single steps goes up and down with it; the
+    plain line is their mean over the steps before.
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for event, label, style in (("train", "training", "-"), ("validation", "validation", "o-")):
-        points = [(r["step"], r["loss"]) for r in records if r["event"] == event]
-        if points:
-            steps, losses = zip(*points, strict=True)
-            axes.plot(steps, losses, style, label=label, linewidth=1, markersize=4)
+    train = [(r["step"], r["loss"]) for r in records if r["event"] == "train"]
+    validation = [(r["step"], r["loss"]) for r in records if r["event"] == "validation"]
+    if train:
+        steps, losses = zip(*train, strict=True)
+        window = max(1, len(losses) // SMOOTHED_PARTS)
+        smooth = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+        axes.plot(steps, losses, color="tab:blue", linewidth=0.7, alpha=0.3)
+        axes.plot(steps[window - 1 :], smooth, color="tab:blue", label="training")
+    if validation:
+        steps, losses = zip(*validation, strict=True)
+        axes.plot(steps, losses, "o-", color="tab:orange", label="validation", markersize=4)
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.set_ylabel("loss per completion token (nats)")
