@@ -39,6 +39,9 @@ from server.types import (
 
 logger = logging.getLogger(__name__)
 
+# Deadlines of ended requests that are kept before it pays to drop them: each holds its request.
+_SPARE_DEADLINES = 64
+
 _OUTCOMES: dict[type[Exception], str] = {
     RequestCancelledError: "cancelled",
     DeadlineError: "deadline",
@@ -111,6 +114,7 @@ class EngineCore:
         self.num_unstarted += 1
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, progress.number, answer))
+            self._forget_deadlines()
         for sequence in answer.sequences:
             self._scheduler.add(sequence)
         self._end_if_done(answer)
@@ -196,6 +200,13 @@ class EngineCore:
         if not self._answers:
             assert self._pool.num_used == 0
 
+    def _forget_deadlines(self) -> None:
+        """Drops the deadlines of requests that have ended, once those are the most."""
+        if len(self._deadlines) > 2 * len(self._answers) + _SPARE_DEADLINES:
+            alive = set(self._answers.values())
+            self._deadlines = [entry for entry in self._deadlines if entry[2] in alive]
+            heapq.heapify(self._deadlines)
+
     def _begin(self, chunks: list[Chunk]) -> None:
         now = time.monotonic()
         for chunk in chunks:
@@ -239,7 +250,10 @@ class EngineCore:
         if logprobs is not None:
             num_top = max(answers[i].request.num_logprobs or 0 for i in asked)
             entries = token_logprobs(logprobs, [token_ids[i] or 0 for i in asked], num_top)
-            found = dict(zip(asked, entries, strict=True))
+            for i, entry in zip(asked, entries, strict=True):
+                # Each gets as many as it asked for, whatever its neighbours asked for.
+                top = entry.top[: answers[i].request.num_logprobs]
+                found[i] = TokenLogprob(entry.token_id, entry.logprob, top)
         now = time.monotonic()
         for i, (answer, token_id) in enumerate(zip(answers, token_ids, strict=True)):
             if token_id is None:

@@ -66,19 +66,22 @@ class Scheduler:
         block_size = self._config.block_size
         num_full, rest = divmod(parent.num_computed, block_size)
         full, copies = parent.blocks[:num_full], []
-        for child in children:
-            self._pool.share(full)
-            child.blocks = list(full)
-            child.num_computed = num_full * block_size
-            if rest and self._pool.can_allocate(1):
-                copy = self._pool.allocate(1)
-                child.blocks += copy
-                child.num_computed += rest
-                copies += copy
-            self.add(child)
-        if copies:
-            self._cache.copy(parent.blocks[num_full], copies)
-        self.remove(parent)
+        try:
+            for child in children:
+                self._pool.share(full)
+                child.blocks = list(full)
+                child.num_computed = num_full * block_size
+                if rest and self._pool.can_allocate(1):
+                    copy = self._pool.allocate(1)
+                    child.blocks += copy
+                    child.num_computed += rest
+                    copies += copy
+                self.add(child)
+            if copies:
+                self._cache.copy(parent.blocks[num_full], copies)
+        finally:
+            # Its request knows only the children from here on, and could not remove it.
+            self.remove(parent)
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step; empty only if there is nothing to do."""

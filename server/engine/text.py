@@ -53,6 +53,7 @@ class TextStream:
 
     def __init__(self, decode: Decode, stop: tuple[str, ...] = ()) -> None:
         self._detokenizer = Detokenizer(decode)
+        assert all(stop), "an empty stop string"
         self._stop = stop
         self._taken = 0
         self.text = ""
@@ -94,8 +95,6 @@ class TextStream:
 
     def _held(self) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        for stop in self._stop:
-            assert stop
         longest = max((len(stop) - 1 for stop in self._stop), default=0)
         for size in range(min(longest, len(self.text)), 0, -1):
             tail = self.text[-size:]

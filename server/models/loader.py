@@ -41,7 +41,11 @@ class LoadedBase:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return cast(str, self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        # Cleaning up would change text that a stream has sent already.
+        text = self.tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return cast(str, text)
 
 
 def load_base(
@@ -78,7 +82,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         model = _load(directory, quantization, compute, target, threshold)
     except (OSError, ValueError, ArtifactError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StartupError(f"base {name!r}: cannot be loaded: {reason}") from error
     tokens = probe_tokens(config.get_text_config().vocab_size).to(target)
     with torch.inference_mode():

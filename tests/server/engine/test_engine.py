@@ -1,7 +1,9 @@
 """The engine's thread: submit, cancel, refuse, drain."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -327,3 +329,26 @@ def test_seeds_do_not_depend_on_the_batch(loaded: LoadedBase, held: dict[str, He
     found = [inbox.finished.token_ids for inbox in together]
     assert found == [inbox.finished.token_ids for inbox in alone]
     assert len(set(found)) == 6
+
+
+def test_top_logprobs_do_not_depend_on_the_batch(loaded: LoadedBase) -> None:
+    driver = Driver(loaded)
+    inboxes = {n: driver.add((5, 6, 7), max_tokens=3, num_logprobs=n) for n in (0, 2, 5)}
+    driver.run()
+    for asked, inbox in inboxes.items():
+        assert [len(entry.top) for entry in inbox.finished.logprobs] == [asked] * 3
+
+
+def test_ended_requests_are_forgotten_before_their_deadline(loaded: LoadedBase) -> None:
+    driver = Driver(loaded)
+    far = time.monotonic() + 1e6
+    first = weakref.ref(driver.add((1, 2), max_tokens=1, deadline_s=far))
+    driver.run()
+    for _ in range(100):
+        driver.add((1, 2), max_tokens=1, deadline_s=far)
+        driver.run()
+    gc.collect()
+    assert first() is None
+    waiting = driver.add((1, 2), max_tokens=2000, deadline_s=time.monotonic() + 0.05)
+    driver.run()
+    assert isinstance(waiting.error, DeadlineError)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from server.engine.kv_cache import KVCache
 from server.models.loader import LoadedBase
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
@@ -98,3 +99,21 @@ def test_cancelled_between_context_and_continuations(loaded: LoadedBase) -> None
     driver.core.check_integrity()
     assert inbox.error
     assert driver.core.stats().num_used_blocks == 0
+
+
+def test_a_failing_fork_leaves_nothing_behind(
+    loaded: LoadedBase, held: dict[str, HeldAdapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: KVCache, source: int, targets: list[int]) -> None:
+        raise RuntimeError("out of memory")
+
+    driver = Driver(loaded, block_size=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(KVCache, "copy", fail)
+        inbox = driver.add(_CONTEXT, held["wide"], continuations=((1, 2), (3, 4), (5, 6)))
+        driver.run()
+    assert isinstance(inbox.error, RuntimeError)
+    assert driver.core.stats().num_running == 0
+    again = driver.add(_CONTEXT, held["wide"], continuations=((1, 2), (3, 4)))
+    driver.run()
+    assert len(again.scored.scores) == 2
