@@ -14,6 +14,7 @@ end-of-sequence id.
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -99,8 +100,9 @@ class Manifest:
         for key in required:
             if not isinstance(data.get(key), str) or not data[key]:
                 raise ArtifactError(f"{where}: field {key!r} must be a non-empty string")
-        data.setdefault("base_name", "")
-        data.setdefault("base_architecture", "")
+        for key in ("base_name", "base_architecture"):
+            if not isinstance(data.setdefault(key, ""), str):
+                raise ArtifactError(f"{where}: field {key!r} must be a string")
         for key in ("rank", "num_virtual_tokens"):
             value = data.get(key, 0)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -132,7 +134,10 @@ def check_name(name: str, what: str = "adapter name") -> str:
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object; duplicate keys and non-finite numbers are errors. Raises ArtifactError."""
+    """A JSON object; duplicate keys, non-finite numbers and lone surrogates are errors.
+
+    Raises ArtifactError.
+    """
 
     def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -145,9 +150,22 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     def reject_constant(token: str) -> Any:
         raise ArtifactError(f"{where}: {token} is not a JSON number")
 
+    def finite(token: str) -> float:
+        number = float(token)
+        return number if math.isfinite(number) else reject_constant(token[:80])
+
     try:
-        data = json.loads(text, object_pairs_hook=reject_duplicates, parse_constant=reject_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = json.loads(
+            text,
+            object_pairs_hook=reject_duplicates,
+            parse_constant=reject_constant,
+            parse_float=finite,
+        )
+        # An escape may hold half of a surrogate pair, which is no character anywhere else.
+        json.dumps(data, ensure_ascii=False).encode()
+    except ArtifactError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ArtifactError(f"{where}: must hold a JSON object")

@@ -6,6 +6,7 @@ from elsewhere. Only safetensors is read, never pickle.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def load_artifact(
         return _load(directory, base, limits, name)
     except ArtifactError as error:
         raise AdapterRefusedError(str(error)) from error
+    except OSError as error:
+        raise AdapterRefusedError(f"its files cannot be read: {error.strerror}") from error
 
 
 def _check_files(directory: Path, root: Path) -> None:
@@ -117,7 +120,8 @@ def _check_files(directory: Path, root: Path) -> None:
         raise AdapterRefusedError("source: no such directory")
     for file_name in (CONFIG_FILE, TENSORS_FILE, MANIFEST_FILE):
         path = directory / file_name
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        # realpath, unlike Path.resolve, takes a link that leads to itself.
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             raise AdapterRefusedError(f"{file_name}: a symbolic link leads outside of the folder")
         if path.exists() and not path.is_file():
             raise AdapterRefusedError(f"{file_name}: not a regular file")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -206,6 +207,8 @@ def _match(patterns: Mapping[str, float], path: str, default: float) -> float:
 
 
 def _positive(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    # A whole number may be larger than any float.
+    if not 0 < number <= sys.float_info.max:
         raise AdapterRefusedError(f"{CONFIG}: {where} is not a number above 0")
-    return value
+    return number

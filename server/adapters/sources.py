@@ -1,5 +1,6 @@
 """Which folders LoadAdapter may read: a request names a folder, the configuration allows some."""
 
+import os
 from pathlib import Path
 
 from server.errors import InvalidRequestError, UnsupportedError
@@ -31,10 +32,10 @@ def resolve_source(source: str, roots: tuple[Path, ...]) -> tuple[Path, Path]:
     outside = False
     for root in roots:
         resolved_root = root.resolve()
-        resolved = (resolved_root / path).resolve()
+        resolved = Path(os.path.realpath(resolved_root / path))
         if not resolved.is_relative_to(resolved_root):
             outside = True
-        elif resolved.is_dir():
+        elif os.path.isdir(resolved):
             return resolved, resolved_root
     if outside:
         raise InvalidRequestError(

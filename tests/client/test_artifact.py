@@ -97,6 +97,34 @@ def test_hostile_headers_are_refused(tmp_path: Path, data: bytes, message: str) 
         artifact.read_safetensors_header(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": ' + "1" * 5000 + "}",
+        '{"a": "\\ud800"}',
+        '{"\\udfff": 1}',
+        '{"a": ' * 5000 + "1" + "}" * 5000,
+        '{"a": 1, "a": 1}',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_json_that_is_not_taken(text: str) -> None:
+    with pytest.raises(ArtifactError, match=r"^x\.json: "):
+        artifact.parse_json_object(text, "x.json")
+
+
+@pytest.mark.parametrize("field", ["name", "base_name", "base_architecture", "prompt_template"])
+def test_manifest_fields_of_the_wrong_type(adapter: Path, field: str) -> None:
+    fields = json.loads((adapter / artifact.MANIFEST_FILE).read_text())
+    with pytest.raises(ArtifactError, match=f"field '{field}' must be"):
+        artifact.Manifest.from_json(json.dumps({**fields, field: 5}))
+
+
 def test_shape_that_disagrees_with_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_safetensors(path, {"a": ([2, 3], b"\1" * 16)})

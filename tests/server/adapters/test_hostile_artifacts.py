@@ -1,5 +1,6 @@
 """Artifacts from a stranger: each refused with the reason before anything reaches the engine."""
 
+import errno
 import json
 import os
 import pickle
@@ -245,6 +246,22 @@ def test_links_out_of_the_folder(lora: Path, info: BaseInfo, tmp_path: Path) -> 
     (lora / CONFIG_FILE).symlink_to(secret)
     assert "symbolic link" in refusal(lora, info)
     assert load(lora, info, root=tmp_path).rank == 4
+
+
+def test_link_to_itself(lora: Path, info: BaseInfo) -> None:
+    (lora / TENSORS_FILE).unlink()
+    (lora / TENSORS_FILE).symlink_to(TENSORS_FILE)
+    assert refusal(lora, info) == f"{TENSORS_FILE}: missing"
+
+
+def test_file_that_vanishes_while_it_is_read(
+    lora: Path, info: BaseInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(self: Path) -> bytes:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", vanish)
+    assert refusal(lora, info) == "its files cannot be read: No such file or directory"
 
 
 def test_pipe_instead_of_a_file(lora: Path, info: BaseInfo) -> None:

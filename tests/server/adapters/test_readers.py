@@ -128,6 +128,7 @@ def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
         ({"r": "8"}, "r '8'"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"lora_alpha": -1}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
         ({"r": 3}, "has rank 2, adapter_config.json says 3"),
         ({"rank_pattern": {"q_proj": 5}}, "has rank 2, adapter_config.json says 5"),
         ({"rank_pattern": []}, None),

@@ -220,12 +220,15 @@ def test_memory_for_adapters_is_bounded(
         ("nowhere", "no such directory"),
         ("a\0b", "printable"),
         ("x" * 2000, "at most 1024"),
+        ("x" * 300, "no such directory"),
+        ("circle", "no such directory"),
     ],
 )
 def test_sources_that_are_not_allowed(
     server: Server, folders: tuple[Path, Path], source: str, reason: str
 ) -> None:
     (folders[1] / "link").symlink_to("/etc")
+    (folders[1] / "circle").symlink_to("circle")
     request = apb.LoadAdapterRequest(name="mine", source=source)
     error = refused(server.adapters.LoadAdapter, request)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
