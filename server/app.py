@@ -148,7 +148,9 @@ class App:
         )
         generation = GenerationServer(
             admission=admission,
-            encoder=PromptEncoder(loaded.tokenizer, loaded.info.vocab_size),
+            encoder=PromptEncoder(
+                loaded.tokenizer, loaded.info.vocab_size, loaded.info.max_context_tokens
+            ),
             info=loaded.info,
             engine_config=self.config.engine,
             limits=self.config.limits,

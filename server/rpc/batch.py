@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from server.errors import InvalidRequestError, QueueFullError
 from server.rpc.status import message_of, row_of
@@ -15,7 +15,7 @@ Generate = Callable[[pb.GenerateRequest], Awaitable[pb.GenerateResponse]]
 
 async def answer_batch(
     requests: AsyncIterator[pb.BatchGenerateRequest], generate: Generate, max_in_flight: int
-) -> AsyncIterator[pb.BatchGenerateResponse]:
+) -> AsyncGenerator[pb.BatchGenerateResponse, None]:
     """Answers each request as it finishes; one that fails does not stop the others.
 
     At most `max_in_flight` requests are unanswered at a time: beyond that the stream is not read,

@@ -1,5 +1,6 @@
 """GenerationService: thin servicers over admission."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -87,8 +88,9 @@ class GenerationServer(GenerationServiceServicer):
             lambda request: self._generate(request, context.time_remaining()),
             self.limits.max_batch_in_flight,
         )
-        async for answer in answers:
-            yield answer
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield answer
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Log-likelihood of each continuation."""

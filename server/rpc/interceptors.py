@@ -18,10 +18,18 @@ from server.errors import DrainingError
 from server.metrics import Metrics
 from server.rpc.status import row_of, status_of
 from understudy.artifact import BASE_NAME
+from understudy.v1 import adapter_service_pb2, generation_service_pb2
 
 _LOG = logging.getLogger(__name__)
 # Health and reflection answer in every state.
 _OURS = "/understudy.v1."
+# While the gate is closed any path below it is answered; only these become labels of metrics.
+_METHODS = frozenset(
+    f"/{service.full_name}/{method.name}"
+    for module in (generation_service_pb2, adapter_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+)
 
 Continuation = Callable[
     [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
@@ -73,7 +81,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        name = method.rpartition("/")[2]
+        name = method.rpartition("/")[2] if method in _METHODS else "other"
         serializers = (handler.request_deserializer, handler.response_serializer)
         if handler.response_streaming:
             streaming = self._streaming(name, handler)

@@ -37,9 +37,12 @@ class Prompt:
 class PromptEncoder:
     """Encodes inputs with one tokenizer. Long inputs are encoded beside the event loop."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, max_context_tokens: int
+    ) -> None:
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
+        self._max_context_tokens = max_context_tokens
         self._token_texts: dict[int, str] = {}
         anchor: list[int] = tokenizer.encode("a", add_special_tokens=False)
         self._anchor = anchor[-1:]
@@ -171,6 +174,13 @@ class PromptEncoder:
                 raise InvalidRequestError(f"{where}.text", "is empty")
             if form == "token_ids":
                 self._check_ids(continuation.token_ids.ids, f"{where}.token_ids")
+        # Before the context is tokenized once more for each of them.
+        if len(prompt.token_ids) > self._max_context_tokens:
+            raise InvalidRequestError(
+                "input",
+                f"prompt of {len(prompt.token_ids)} tokens exceeds the context of "
+                f"{self._max_context_tokens}",
+            )
         texts = [c.text for c in continuations if c.WhichOneof("form") == "text"]
         context, encoded = prompt.token_ids, [self._tokenize(text, False) for text in texts]
         if prompt.text is not None and texts:

@@ -21,8 +21,9 @@ from server.errors import (
 )
 
 DOMAIN = "understudy"
-# Trailers over 8 KiB are refused by default, and the text travels twice.
-_MAX_MESSAGE_CHARS = 2000
+# Trailers over 8 KiB are refused by default. A text travels three times: percent-encoded, where a
+# byte beyond ASCII takes three, and twice in base64.
+_MAX_MESSAGE_BYTES = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def message_of(error: BaseException) -> str:
     """The text for the client: the error's own if it is one of ours, otherwise a generic one."""
     if row_of(error) is _INTERNAL:
         return "internal error; the server's log has the details"
-    return str(error)[:_MAX_MESSAGE_CHARS]
+    return str(error).encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def status_of(error: BaseException) -> status_pb2.Status:

@@ -186,6 +186,15 @@ def test_template_takes_other_variables(shared: Server) -> None:
     assert "missing input; unknown note" in error.details()
 
 
+def test_a_long_text_beyond_ascii_keeps_its_status(shared: Server) -> None:
+    variables = tpb.TemplateVariables(values={"船" * 5000: "noon"})
+    request = request_for(adapter="pirate", input=tpb.Input(variables=variables))
+    error = refused(shared.generation.Generate, request)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violations(error) == ["input.variables"]
+    assert "missing input; unknown 船船" in error.details()
+
+
 def test_streams_refuse_alike(shared: Server) -> None:
     request = gpb.GenerateStreamRequest(request=request_for(adapter="piratte"))
     with pytest.raises(grpc.RpcError) as caught:

@@ -134,6 +134,9 @@ def test_health_follows_the_servers_life(
             with pytest.raises(grpc.RpcError) as caught:
                 GenerationServiceStub(channel).GetModelInfo(gpb.GetModelInfoRequest(), timeout=30)
             loading.append(caught.value.code())
+            unknown = channel.unary_unary("/understudy.v1.GenerationService/Unknown17")
+            with pytest.raises(grpc.RpcError):
+                unknown(b"", timeout=30)
         return load(*args, **kwargs)  # type: ignore[arg-type]
 
     address: list[str] = []
@@ -150,6 +153,11 @@ def test_health_follows_the_servers_life(
     for service in ("", "understudy.v1.GenerationService", "understudy.v1.AdapterService"):
         assert health(server.channel, service) == Status.SERVING
     assert server.sample("understudy_ready") == 1
+    assert (
+        server.sample("understudy_requests_total", method="GetModelInfo", code="UNAVAILABLE") == 1
+    )
+    # Whoever calls names that do not exist makes no series of them.
+    assert "Unknown17" not in server.app.metrics.exposition()
     loop_thread.call(server.app.rpc.drain())
     assert health(server.channel) == Status.NOT_SERVING
     assert server.sample("understudy_ready") == 0

@@ -26,7 +26,7 @@ OWN = PromptTemplate("{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% 
 
 @pytest.fixture
 def encoder(base: Path) -> PromptEncoder:
-    return PromptEncoder(AutoTokenizer.from_pretrained(base), vocab_size=320)
+    return PromptEncoder(AutoTokenizer.from_pretrained(base), vocab_size=320, max_context_tokens=64)
 
 
 def encode(encoder: PromptEncoder, template: PromptTemplate | None) -> Prompt:
@@ -62,6 +62,27 @@ def test_neither(encoder: PromptEncoder) -> None:
         encode(encoder, None)
 
 
+def test_a_context_that_cannot_run_is_tokenized_once(
+    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenized: list[str] = []
+    tokenize = PromptEncoder._tokenize
+
+    def counting(self: PromptEncoder, text: str, special_tokens: bool) -> tuple[int, ...]:
+        tokenized.append(text)
+        return tokenize(self, text, special_tokens)
+
+    monkeypatch.setattr(PromptEncoder, "_tokenize", counting)
+
+    async def run() -> None:
+        prompt = await encoder.encode(tpb.Input(text="who paid? " * 100), None)
+        await encoder.encode_continuations(prompt, [gpb.Continuation(text="me")] * 100)
+
+    with pytest.raises(InvalidRequestError, match=r"input: prompt of \d+ tokens .* context of 64"):
+        asyncio.run(run())
+    assert len(tokenized) == 1
+
+
 @pytest.fixture
 def sentencepiece() -> PromptEncoder:
     """A Llama tokenizer: begin-of-sequence in front, the space before a word inside its token."""
@@ -69,7 +90,7 @@ def sentencepiece() -> PromptEncoder:
     if not folder or not (Path(folder) / "models/stories260K/hf").is_dir():
         pytest.skip("UNDERSTUDY_TEST_DATA holds no models/stories260K")
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "models/stories260K/hf")
-    return PromptEncoder(tokenizer, vocab_size=len(tokenizer))
+    return PromptEncoder(tokenizer, vocab_size=len(tokenizer), max_context_tokens=512)
 
 
 def test_tokens_keep_their_leading_space(sentencepiece: PromptEncoder) -> None:
