@@ -30,6 +30,7 @@ from server.engine.engine import Engine
 from server.errors import ServerError, StartupError
 from server.metrics import Metrics, MetricsServer
 from server.models.loader import LoadedBase, load_base
+from server.models.memory import host_bytes
 from server.rpc.adapters import AdapterServer
 from server.rpc.admission import Admission
 from server.rpc.events import EventBridge
@@ -210,13 +211,13 @@ async def _run(config: ServerConfig) -> int:
 
 
 def detect_hardware() -> Hardware:
-    """The machine this process runs on."""
+    """The machine, or the container, this process runs on."""
     has_cuda = torch.cuda.is_available()
     return Hardware(
         has_cuda=has_cuda,
         cuda_has_bfloat16=has_cuda and torch.cuda.is_bf16_supported(),
         cuda_memory_bytes=torch.cuda.get_device_properties(0).total_memory if has_cuda else 0,
-        host_memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        host_memory_bytes=host_bytes(),
     )
 
 

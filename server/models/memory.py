@@ -1,5 +1,6 @@
 """How much memory there is, and what may be held in it."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -18,15 +19,27 @@ def available_bytes(device: torch.device) -> int:
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
-    limit, used = (_read(f"/sys/fs/cgroup/memory.{key}").strip() for key in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        found.append(int(limit) - int(used))
+    limit, used = _cgroup_bytes("max"), _cgroup_bytes("current")
+    if limit is not None and used is not None:
+        found.append(limit - used)
     return max(0, min(found, default=0))
+
+
+def host_bytes() -> int:
+    """Memory of this machine, or of the container (cgroup v2) where that is less."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _cgroup_bytes("max")
+    return installed if limit is None else min(installed, limit)
 
 
 def fits_held(num_values: int, dtype: torch.dtype, available: int) -> bool:
     """Whether `num_values` weights of `dtype` fit in HELD_SHARE of the `available` bytes."""
     return num_values * dtype.itemsize <= HELD_SHARE * available
+
+
+def _cgroup_bytes(key: str) -> int | None:
+    text = _read(f"/sys/fs/cgroup/memory.{key}").strip()
+    return int(text) if text.isdigit() else None
 
 
 def _read(path: str) -> str:

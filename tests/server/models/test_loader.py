@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from server.errors import StartupError
 from server.models import decoder
+from server.models import memory
 from server.models.loader import LoadedBase, load_base
-from server.models.memory import available_bytes, fits_held
+from server.models.memory import available_bytes, fits_held, host_bytes
 from tests.server.engine import oracle
 from tests.server.engine.harness import Driver
 from tests.tiny import make_base
@@ -147,6 +148,14 @@ def test_weight_form_heeds_the_free_memory() -> None:
     assert fits_held(100, torch.bfloat16, available=400)
     assert not fits_held(101, torch.bfloat16, available=400)
     assert available_bytes(torch.device("cpu")) > 1 << 20
+
+
+@pytest.mark.parametrize(("limit", "found"), [("4194304\n", 1 << 22), ("max\n", None), ("", None)])
+def test_a_container_has_no_more_than_its_limit(
+    limit: str, found: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_read", lambda path: limit)
+    assert host_bytes() == found or (found is None and host_bytes() > 1 << 26)
 
 
 def test_two_bases_in_one_process(llama: Path) -> None:
