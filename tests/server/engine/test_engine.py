@@ -316,6 +316,19 @@ def test_stop_string_ends_the_generation(loaded: LoadedBase) -> None:
     assert len(finished.token_ids) < 30
 
 
+def test_stop_strings_wait_for_min_tokens(loaded: LoadedBase) -> None:
+    driver = Driver(loaded)
+    free = driver.add((5, 6, 7), max_tokens=12)
+    driver.run()
+    # One letter that the very first tokens hold already.
+    stop = free.finished.text[0]
+    early = driver.add((5, 6, 7), max_tokens=12, stop=(stop,))
+    late = driver.add((5, 6, 7), max_tokens=12, stop=(stop,), min_tokens=12)
+    driver.run()
+    assert early.finished.reason is FinishReason.STOP
+    assert len(late.finished.token_ids) == 12
+
+
 def test_seeds_do_not_depend_on_the_batch(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
     options = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 15}
     driver = Driver(loaded)

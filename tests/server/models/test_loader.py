@@ -11,8 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from server.errors import StartupError
-from server.models import decoder
-from server.models import memory
+from server.models import decoder, memory
 from server.models.loader import LoadedBase, load_base
 from server.models.memory import available_bytes, fits_held, host_bytes
 from tests.server.engine import oracle
