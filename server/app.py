@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -124,10 +125,12 @@ class App:
     def _services(
         self, loaded: LoadedBase, engine: Engine
     ) -> tuple[GenerationServer, AdapterServer]:
+        # What can run here: the cache may hold less than the model's context.
+        info = replace(loaded.info, max_context_tokens=engine.max_context)
         adapters = self.config.adapters
         assert adapters.max_host_bytes is not None, "resolved"
         tiers = AdapterTiers(
-            loaded.info,
+            info,
             AdapterStore(adapters.store),
             TierLimits(
                 max_host_bytes=adapters.max_host_bytes,
@@ -149,10 +152,8 @@ class App:
         )
         generation = GenerationServer(
             admission=admission,
-            encoder=PromptEncoder(
-                loaded.tokenizer, loaded.info.vocab_size, loaded.info.max_context_tokens
-            ),
-            info=loaded.info,
+            encoder=PromptEncoder(loaded.tokenizer, info.vocab_size, info.max_context_tokens),
+            info=info,
             engine_config=self.config.engine,
             limits=self.config.limits,
             metrics=self.metrics,

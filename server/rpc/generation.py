@@ -142,7 +142,7 @@ class GenerationServer(GenerationServiceServicer):
             prompt = await self.encoder.encode(request.input, template)
         return pb.TokenizeResponse(
             token_ids=prompt.token_ids,
-            tokens=[self.encoder.token_text(token_id) for token_id in prompt.token_ids],
+            tokens=await self.encoder.token_texts(prompt.token_ids),
             prompt=prompt.text or "",
         )
 

@@ -18,7 +18,7 @@ from understudy.prompt import PromptError, PromptTemplate
 from understudy.v1 import generation_service_pb2, types_pb2
 
 # Up to here rendering and tokenizing take well under a millisecond: cheaper than a thread.
-_INLINE_BYTES = 2048
+_INLINE_SIZE = 2048
 _ROLES = ("system", "user", "assistant")
 
 T = TypeVar("T")
@@ -69,6 +69,10 @@ class PromptEncoder:
         size = len(prompt.text or "") * len(continuations)
         size += sum(continuation.ByteSize() for continuation in continuations)
         return await _beside(size, lambda: self._encode_continuations(prompt, continuations))
+
+    async def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token's own text."""
+        return await _beside(len(token_ids), lambda: [self.token_text(i) for i in token_ids])
 
     def token_text(self, token_id: int) -> str:
         """A token's own text, with its leading space; incomplete UTF-8 shows as U+FFFD."""
@@ -220,5 +224,6 @@ def _render(template: PromptTemplate, values: dict[str, Any], where: str) -> str
         raise InvalidRequestError(where, str(error)) from error
 
 
-async def _beside(num_bytes: int, work: Callable[[], T]) -> T:
-    return work() if num_bytes <= _INLINE_BYTES else await asyncio.to_thread(work)
+async def _beside(size: int, work: Callable[[], T]) -> T:
+    """Runs `work`, beside the event loop if it is long by `size`, its bytes or tokens."""
+    return work() if size <= _INLINE_SIZE else await asyncio.to_thread(work)

@@ -8,8 +8,9 @@ import grpc
 import pytest
 from transformers import AutoTokenizer
 
+from server.config import EngineConfig
 from server.rpc.server import UNIMPLEMENTED_METHODS
-from tests.server.rpc.conftest import CONTEXT, Server, request_for
+from tests.server.rpc.conftest import CONTEXT, Server, StartServer, request_for
 from tests.tiny import TEMPLATE
 from understudy.artifact import base_fingerprint
 from understudy.prompt import PromptTemplate
@@ -231,3 +232,18 @@ def test_methods_that_come_later_are_listed(shared: Server) -> None:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     answered.append(f"{service}/{method.name}")
     assert sorted(answered) == sorted(UNIMPLEMENTED_METHODS)
+
+
+def test_a_small_cache_is_the_context(start_server: StartServer) -> None:
+    server = start_server(engine=EngineConfig(num_blocks=4, block_size=16))
+    info = server.generation.GetModelInfo(gpb.GetModelInfoRequest(), timeout=30)
+    assert info.max_context_tokens == 64
+    with pytest.raises(grpc.RpcError) as caught:
+        server.generation.Generate(request_for("z" * 200), timeout=30)
+    assert "context of 64" in caught.value.details()
+
+
+def test_tokens_of_a_text_far_beyond_the_context(shared: Server) -> None:
+    answer = tokenize(shared, text="z!" * 4000)
+    assert len(answer.tokens) == len(answer.token_ids) > CONTEXT
+    assert "".join(answer.tokens) == "z!" * 4000
