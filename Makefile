@@ -9,7 +9,7 @@ READY := .venv/.installed
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: $(READY) ## train two adapters, serve them in one batch, score them
+demo: $(READY) ## train three adapters, serve them in one batch, score them
 	$(BIN)/python -m demo
 
 test: $(READY) ## run the tests (no GPU, no network)

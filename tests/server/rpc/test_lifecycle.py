@@ -1,10 +1,12 @@
 """Cancellation, deadlines, full queues, health, drain, metrics, two servers in one process."""
 
 import asyncio
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from server import app as server_app
+from server.adapters import tiers
 from server.app import App
 from server.config import AdaptersConfig, EngineConfig, ListenConfig
 from server.errors import StartupError
@@ -102,6 +105,39 @@ def test_deadline_ends_the_request_in_the_engine_too(shared: Server) -> None:
     eventually(lambda: idle(shared))
     labels = {"method": "Generate", "adapter": "pirate", "code": "DEADLINE_EXCEEDED"}
     eventually(lambda: shared.sample("understudy_requests_total", **labels) == 1)
+
+
+def test_giving_up_during_a_load_leaves_it_to_the_others(
+    start_server: StartServer,
+    shared_folders: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three requests wait for one load; one is cancelled, one is late, the third is answered."""
+    server = start_server(adapters=AdaptersConfig(store=shared_folders[0]))
+    begun, go_on, load = threading.Event(), threading.Event(), tiers.load_artifact
+    num_loads = 0
+
+    def slow_load(*args: Any) -> Any:
+        nonlocal num_loads
+        num_loads += 1
+        begun.set()
+        assert go_on.wait(30)
+        return load(*args)
+
+    monkeypatch.setattr(tiers, "load_artifact", slow_load)
+    cancelled, late, patient = (
+        server.generation.Generate.future(request_for(adapter="pirate"), timeout=timeout_s)
+        for timeout_s in (60, 0.5, 60)
+    )
+    assert begun.wait(30)
+    cancelled.cancel()
+    assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    labels = {"method": "Generate", "adapter": "other"}
+    eventually(lambda: server.sample("understudy_requests_total", **labels) == 2)
+    go_on.set()
+    assert patient.result(30).adapter.name == "pirate"
+    assert num_loads == 1
+    eventually(lambda: idle(server))
 
 
 def test_full_queue_says_when_to_try_again(start_server: StartServer) -> None:
