@@ -140,7 +140,8 @@ class PromptEncoder:
                     f"{where}.messages[{index}].role",
                     f"{message['role'][:80]!r} is none of {', '.join(_ROLES)}",
                 )
-        if template is not None and "messages" in template.variables:
+        if template is not None:
+            # Never the base's instead: the adapter was trained on its own.
             return _render(template, {"messages": messages}, where), True
         if not self.tokenizer.chat_template:
             raise InvalidRequestError(

@@ -44,11 +44,13 @@ def test_otherwise_the_bases_chat_template(encoder: PromptEncoder) -> None:
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    for template in (None, PromptTemplate("Note: {{ input }}")):
-        prompt = encode(encoder, template)
-        assert prompt.text == "[system]be short[user]who paid?[assistant]"
-        # Such a template writes its special tokens itself.
-        assert not prompt.special_tokens
+    prompt = encode(encoder, None)
+    assert prompt.text == "[system]be short[user]who paid?[assistant]"
+    # Such a template writes its special tokens itself.
+    assert not prompt.special_tokens
+    # But never in place of the template that an adapter was trained on.
+    with pytest.raises(InvalidRequestError, match="takes input: missing input; unknown messages"):
+        encode(encoder, PromptTemplate("Note: {{ input }}"))
 
 
 def test_a_chat_template_that_refuses(encoder: PromptEncoder) -> None:
