@@ -172,11 +172,12 @@ async def _rows(
 ) -> tuple[Row, ...]:
     """One row per adapter; the base gets one per number of shots."""
     rows = []
+    labels = {k: f"{BASE_NAME}_{k}shot" if k else BASE_NAME for k in shots}
+    taken = {TRIVIAL.label, *labels.values()} if BASE_NAME in names else {TRIVIAL.label}
     for name in names:
-        if name == TRIVIAL.label:
-            raise InputError(f"--adapters: '{name}' is reported always and is no adapter's name")
+        if name != BASE_NAME and name in taken:
+            raise InputError(f"--adapters: '{name}' is a row of the report and no adapter's name")
         if name == BASE_NAME:
-            labels = {k: f"{BASE_NAME}_{k}shot" if k else BASE_NAME for k in shots}
             rows += [Row(label, RowKind.BASE, shots=k) for k, label in labels.items()]
         else:
             rows.append(await generator.adapter_row(name))

@@ -86,9 +86,12 @@ def test_too_many_shots(run: Any, server: Any, make_tasks: Any, tmp_path: Path) 
     assert server.requests == []
 
 
-def test_trivial_is_no_adapter(run: Any, server: Any, make_tasks: Any, tmp_path: Path) -> None:
-    line = run(arguments(make_tasks(), server.address, tmp_path / "out", "trivial"))
-    assert "'trivial' is reported always" in line
+@pytest.mark.parametrize("name", ["trivial", "base_3shot"])
+def test_rows_of_the_report_are_no_adapters(
+    run: Any, server: Any, make_tasks: Any, tmp_path: Path, name: str
+) -> None:
+    line = run(arguments(make_tasks(), server.address, tmp_path / "out", f"base,{name}"))
+    assert f"'{name}' is a row of the report" in line
 
 
 @pytest.mark.parametrize(
