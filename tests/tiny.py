@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -24,6 +24,24 @@ WORDS = (
 
 def make_base(directory: Path, seed: int = 0) -> Path:
     """Write a two-layer Llama with random weights and a byte-level tokenizer of 320 tokens."""
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=0,
+        # Wide enough that greedy choices are far from ties and depend on the whole prompt.
+        initializer_range=0.2,
+    )
+    return make_model(directory, config, seed)
+
+
+def make_model(directory: Path, config: PretrainedConfig, seed: int = 0) -> Path:
+    """Write a causal model of any configuration with random weights and the same tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,20 +54,7 @@ def make_base(directory: Path, seed: int = 0) -> Path:
     tokenizer.train_from_iterator([WORDS], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=None,
-        eos_token_id=fast.eos_token_id,
-        # Wide enough that greedy choices are far from ties and depend on the whole prompt.
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     fast.save_pretrained(directory)
     return directory
 

@@ -2,26 +2,67 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from server.engine.sequence import Chunk
+from server.errors import StartupError
 
 # Chunks of up to this many rows run as single queries, all sequences at once.
 _SHORT_ROWS = 8
-# In deterministic mode a step's rows are padded to a multiple of this: float32 products of few
-# rows take other kernels, with other last bits.
-_ROW_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows and keys are laid out and padded.
+
+    Float32 sums come out the same to the last bit in any batch if products always have a multiple
+    of 16 rows, and a row's position alone decides how many keys its attention is padded to: 128,
+    256, or a multiple of 512 (found by experiment with torch's CPU kernels, held by tests). The
+    default pads nothing.
+    """
+
+    block_size: int
+    row_multiple: int = 1
+    key_sizes: tuple[int, ...] = ()
+    key_multiple: int = 1
+    """What keys are padded to beyond the largest of `key_sizes`."""
+
+    @classmethod
+    def deterministic(cls, block_size: int) -> "Layout":
+        """The layout whose sums do not depend on the batch. Raises StartupError unless blocks
+        are a power of two up to 128."""
+        if block_size not in (1, 2, 4, 8, 16, 32, 64, 128):
+            raise StartupError(
+                f"engine.block_size {block_size}: deterministic mode needs a power of two up to 128"
+            )
+        return cls(block_size, row_multiple=16, key_sizes=(128, 256), key_multiple=512)
+
+    def num_blocks(self, length: int) -> int:
+        """Blocks of the padded keys of a row that sees `length` positions."""
+        size = next((s for s in self.key_sizes if length <= s), round_up(length, self.key_multiple))
+        return -(-size // self.block_size)
+
+    def may_share(self, most: int, fewer: int) -> bool:
+        """Whether a row that needs `fewer` blocks may be padded to `most`: it at most doubles the
+        work, and changes no sum."""
+        return most == fewer if self.key_sizes else fewer * 2 >= most
+
+    def split(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Positions start .. end in parts whose rows agree on how their keys are padded."""
+        cuts = [start, *(size for size in self.key_sizes if start < size < end), end]
+        return list(pairwise(cuts))
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's rows [T]: short chunks first, those of one adapter next to each other.
 
-    `tables[i]` are the blocks of short row i, in position order; `lengths[i]` the positions it
-    sees. `logit_rows` are the rows whose logits are needed, in the order of `chunks`.
+    `write_index` is each row's place in the flattened cache. `logit_rows` are the rows whose
+    logits are needed: `num_logit_rows` in the order of `chunks`, then padding.
     """
 
     chunks: tuple[Chunk, ...]
@@ -31,12 +72,19 @@ class Batch:
     positions: torch.Tensor
     write_index: torch.Tensor
     logit_rows: torch.Tensor
+    num_logit_rows: int
     virtual: tuple[torch.Tensor, torch.Tensor] | None
     """Rows of virtual tokens and their embeddings."""
 
 
-def pack(chunks: Seq[Chunk], block_size: int, *, pad: bool, device: torch.device) -> Batch:
-    """Packs chunks. With `pad`, rows that belong to nobody fill up a multiple of 16."""
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple from `value` on."""
+    return -(-value // multiple) * multiple
+
+
+def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
+    """Packs chunks."""
+    block_size = layout.block_size
     short = sorted((c for c in chunks if c.count <= _SHORT_ROWS), key=_adapter_order)
     ordered = (*short, *(c for c in chunks if c.count > _SHORT_ROWS))
     token_ids: list[int] = []
@@ -56,9 +104,8 @@ def pack(chunks: Seq[Chunk], block_size: int, *, pad: bool, device: torch.device
             virtual_rows.extend(range(len(token_ids), len(token_ids) + count))
             virtual_states.append(sequence.placed.embeddings[start : start + count])
             token_ids.extend([0] * count)
-        token_ids.extend(
-            sequence.token_ids[max(0, start - num_virtual) : max(0, end - num_virtual)]
-        )
+        first, last = max(0, start - num_virtual), max(0, end - num_virtual)
+        token_ids.extend(sequence.token_ids[first:last])
         positions.extend(range(start, end))
         blocks = sequence.blocks
         write_index.extend(
@@ -66,10 +113,10 @@ def pack(chunks: Seq[Chunk], block_size: int, *, pad: bool, device: torch.device
             for position in range(start, end)
         )
         logit_rows.extend(range(len(token_ids) - chunk.num_logit_rows, len(token_ids)))
-    if pad:
-        missing = -len(token_ids) % _ROW_MULTIPLE
-        for rows in (token_ids, positions, write_index):
-            rows.extend([0] * missing)
+    num_logit_rows = len(logit_rows)
+    # Rows that pad write to the null block, which nobody reads unmasked.
+    for rows in (token_ids, positions, write_index, logit_rows):
+        rows.extend([0] * (round_up(len(rows), layout.row_multiple) - len(rows)))
     packed = torch.tensor((token_ids, positions, write_index), device=device)
     virtual = None
     if virtual_rows:
@@ -82,31 +129,28 @@ def pack(chunks: Seq[Chunk], block_size: int, *, pad: bool, device: torch.device
         positions=packed[1],
         write_index=packed[2],
         logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+        num_logit_rows=num_logit_rows,
         virtual=virtual,
     )
 
 
 def block_tables(
-    chunks: Seq[Chunk], block_size: int
+    chunks: Seq[Chunk], layout: Layout
 ) -> list[tuple[list[int] | None, npt.NDArray[np.int64], list[int]]]:
     """The rows of short `chunks` as buckets of (row numbers or None for all, block tables padded
     with 0, lengths).
 
     Each row is padded to the longest of its bucket, so rows are apart where that would more than
-    double the work.
+    double the work, or where the layout pads their keys differently.
     """
     rows = [
         (chunk.start + i + 1, chunk.sequence.blocks) for chunk in chunks for i in range(chunk.count)
     ]
-    if not rows:
-        return []
-    needs = [-(-length // block_size) for length, _ in rows]
+    needs = [layout.num_blocks(length) for length, _ in rows]
     buckets: list[list[int]] = []
-    limit = 0
     for row in sorted(range(len(rows)), key=needs.__getitem__, reverse=True):
-        if not buckets or needs[row] * 2 < limit:
+        if not buckets or not layout.may_share(needs[buckets[-1][0]], needs[row]):
             buckets.append([])
-            limit = needs[row]
         buckets[-1].append(row)
     if len(buckets) == 1:
         buckets[0].sort()
@@ -114,7 +158,9 @@ def block_tables(
     for bucket in buckets:
         tables = np.zeros((len(bucket), max(needs[row] for row in bucket)), dtype=np.int64)
         for i, row in enumerate(bucket):
-            tables[i, : needs[row]] = rows[row][1][: needs[row]]
+            length, blocks = rows[row]
+            count = -(-length // layout.block_size)
+            tables[i, :count] = blocks[:count]
         lengths = [rows[row][0] for row in bucket]
         result.append((None if len(buckets) == 1 else bucket, tables, lengths))
     return result

@@ -9,7 +9,7 @@ import torch
 
 from server.config import EngineConfig
 from server.engine.answer import Answer, Generation, Progress, Scoring
-from server.engine.batch import Batch, pack
+from server.engine.batch import Batch, Layout, pack
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
 from server.engine.runner import Runner
@@ -80,7 +80,12 @@ class EngineCore:
             metrics.adapter_placed,
         )
         self._scheduler = Scheduler(config, self._pool, cache, self._slots, self._preempted)
-        self._runner = Runner(base, cache)
+        self._layout = (
+            Layout.deterministic(config.block_size)
+            if config.deterministic
+            else Layout(config.block_size)
+        )
+        self._runner = Runner(base, cache, self._layout)
         self._answers: dict[str, Answer] = {}
         self._deadlines: list[tuple[float, int, Answer]] = []
         self._num_arrivals = 0
@@ -151,12 +156,7 @@ class EngineCore:
         started = time.perf_counter()
         self._begin(chunks)
         try:
-            batch = pack(
-                chunks,
-                self._config.block_size,
-                pad=self._config.deterministic,
-                device=self._base.device,
-            )
+            batch = pack(chunks, self._layout, self._base.device)
             self._postprocess(batch, self._runner.run(batch))
         except Exception as error:
             logger.exception("a step of %d sequences failed", len(chunks))

@@ -12,10 +12,14 @@ _MAX_SEGMENTS = 2
 
 
 class LoraStacker:
-    """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it."""
+    """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it.
 
-    def __init__(self, device: torch.device) -> None:
+    With `row_multiple` above 1 every adapter runs as a segment, padded to a multiple of it.
+    """
+
+    def __init__(self, device: torch.device, row_multiple: int = 1) -> None:
         self._device = device
+        self._row_multiple = row_multiple
         self._stacked: tuple[PlacedAdapter, ...] = ()
         self._groups: dict[int, LoraGroup] = {}
         # Which adapter owns each row of a group's stacked A; most groups share a layout.
@@ -38,7 +42,7 @@ class LoraStacker:
         adapters = [p if p is not None and p.groups else None for p in short]
         distinct = [p for p in dict.fromkeys(adapters) if p is not None]
         masked = None
-        if len(distinct) > _MAX_SEGMENTS:
+        if len(distinct) > _MAX_SEGMENTS and self._row_multiple == 1:
             masked = self._masked(adapters, distinct)
         else:
             for placed in distinct:
@@ -47,7 +51,7 @@ class LoraStacker:
                 segments.append(LoraSegment(rows, placed.groups))
         if masked is None and not segments:
             return None
-        return LoraStep(masked, tuple(segments))
+        return LoraStep(masked, tuple(segments), self._row_multiple)
 
     def _masked(
         self, adapters: Sequence[PlacedAdapter | None], distinct: list[PlacedAdapter]

@@ -2,8 +2,8 @@
 
 import torch
 
-from server.engine.batch import Batch, block_tables
-from server.engine.kv_cache import KVCache
+from server.engine.batch import Batch, Layout, block_tables
+from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.lora_stack import LoraStacker
 from server.engine.slots import PlacedAdapter
 from server.kernels import AttentionStep, LongChunk, ShortRows
@@ -13,28 +13,29 @@ from server.models.loader import LoadedBase
 class Runner:
     """Turns a batch into logits, reading and writing the cache."""
 
-    def __init__(self, base: LoadedBase, cache: KVCache) -> None:
+    def __init__(self, base: LoadedBase, cache: KVCache, layout: Layout) -> None:
         self._base = base
         self._cache = cache
-        self._stacker = LoraStacker(base.device)
+        self._layout = layout
+        self._stacker = LoraStacker(base.device, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
     def run(self, batch: Batch) -> torch.Tensor:
-        """Logits [rows that need them, vocabulary], in the order of the batch's chunks."""
+        """Logits [num_logit_rows, vocabulary], in the order of the batch's chunks."""
         self._cache.flush()
         context = self._base.decoder.context
         context.attention = self._attention(batch)
         context.lora = self._stacker.step(*_adapters(batch))
         try:
-            return self._base.decoder.forward(
+            logits = self._base.decoder.forward(
                 batch.token_ids, batch.positions, batch.logit_rows, batch.virtual
             )
         finally:
             context.attention = context.lora = None
+        return logits[: batch.num_logit_rows]
 
     def _attention(self, batch: Batch) -> AttentionStep:
         device = self._base.device
-        block_size = self._cache.block_size
         short = tuple(
             ShortRows(
                 None if rows is None else torch.tensor(rows, device=device),
@@ -42,28 +43,35 @@ class Runner:
                 torch.tensor(lengths, device=device),
             )
             for rows, tables, lengths in block_tables(
-                batch.chunks[: batch.num_short_chunks], block_size
+                batch.chunks[: batch.num_short_chunks], self._layout
             )
         )
-        long = []
-        row = batch.num_short_rows
-        for chunk in batch.chunks[batch.num_short_chunks :]:
-            end = chunk.start + chunk.count
-            blocks = chunk.sequence.blocks[: -(-end // block_size)]
-            long.append(
-                LongChunk(
-                    slice(row, row + chunk.count), chunk.start, torch.tensor(blocks, device=device)
-                )
-            )
-            row += chunk.count
-        gathered = max((s.tables.numel() for s in short), default=0)
-        gathered = max(gathered, max((len(c.blocks) for c in long), default=0))
-        size = gathered * self._cache.layers[0][0].numel()
+        long = self._long_chunks(batch)
+        gathered = [s.tables.numel() for s in short] + [c.blocks.numel() for c in long]
+        size = max(gathered, default=0) * self._cache.layers[0][0].numel()
         if size > self._scratch.numel():
             self._scratch = self._scratch.new_empty(size + size // 2)
         return AttentionStep(
-            self._cache.layers, batch.write_index, short, tuple(long), self._scratch
+            caches=self._cache.layers,
+            write_index=batch.write_index,
+            short=short,
+            chunks=tuple(long),
+            scratch=self._scratch,
+            query_multiple=self._layout.row_multiple,
         )
+
+    def _long_chunks(self, batch: Batch) -> list[LongChunk]:
+        layout = self._layout
+        long = []
+        row = batch.num_short_rows
+        for chunk in batch.chunks[batch.num_short_chunks :]:
+            for start, end in layout.split(chunk.start, chunk.start + chunk.count):
+                blocks = chunk.sequence.blocks[: -(-end // layout.block_size)]
+                blocks += [NULL_BLOCK] * (layout.num_blocks(end) - len(blocks))
+                table = torch.tensor(blocks, device=self._base.device)
+                long.append(LongChunk(slice(row, row + end - start), start, table))
+                row += end - start
+        return long
 
 
 def _adapters(

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True)
 class LongChunk:
-    """Rows `rows` are positions `start` .. `start + n` of one sequence, whose cached positions
-    lie in `blocks` [number of blocks of start + n positions]."""
+    """Rows `rows` are positions `start` .. `start + n` of one sequence, whose positions up to
+    there lie in `blocks`, which may be padded with block 0."""
 
     rows: slice
     start: int
@@ -39,6 +39,9 @@ class AttentionStep:
     written before anything is read. `short` holds rows of like lengths together, since each is
     padded to the longest. `scratch` is a buffer that gathers reuse. Masks are made once per step
     and window.
+
+    With `query_multiple` above 1, the queries of each product are padded to a multiple of it, and
+    every row takes its keys from the cache: one order of summation for decoding and prompts.
     """
 
     caches: list[torch.Tensor]
@@ -46,6 +49,7 @@ class AttentionStep:
     short: tuple[ShortRows, ...]
     chunks: tuple[LongChunk, ...]
     scratch: torch.Tensor
+    query_multiple: int = 1
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
 
@@ -81,7 +85,7 @@ def paged_attention(
         mask = _short_mask(step, index, k.shape[2], sliding_window, query.dtype)
         # Heads of one group become queries of one head: [n, K, G, D].
         grouped = q.reshape(n, num_kv, -1, dim)
-        o = _attend(grouped, k, v, scaling, softcap, mask).reshape(n, num_heads, dim)
+        o = _attend(step, grouped, k, v, scaling, softcap, mask).reshape(n, num_heads, dim)
         if short.rows is None:
             out[:n] = o
         else:
@@ -90,7 +94,7 @@ def paged_attention(
         q = query[:, :, chunk.rows]
         end = chunk.start + q.shape[2]
         windowed = sliding_window is not None and sliding_window < end
-        if chunk.start == 0 and softcap is None and not windowed:
+        if chunk.start == 0 and softcap is None and not windowed and step.query_multiple == 1:
             o = F.scaled_dot_product_attention(
                 q,
                 key[:, :, chunk.rows],
@@ -101,11 +105,11 @@ def paged_attention(
             )
         else:
             k, v = _gather(cache, chunk.blocks.unsqueeze(0), step.scratch)
-            mask = _chunk_mask(step, chunk.start, end, sliding_window, q)
+            mask = _chunk_mask(step, chunk.start, end, k.shape[2], sliding_window, q)
             # As above: [1, K, G * n, D].
             grouped = q.reshape(1, num_kv, -1, dim)
-            repeated = mask.repeat(num_heads // num_kv, 1)
-            o = _attend(grouped, k[:, :, :end], v[:, :, :end], scaling, softcap, repeated)
+            repeated = mask.repeat(num_heads // num_kv, 1)[None, None]
+            o = _attend(step, grouped, k, v, scaling, softcap, repeated)
             o = o.reshape(1, num_heads, -1, dim)
         out[chunk.rows] = o[0].transpose(0, 1)
     return out.unsqueeze(0)
@@ -126,6 +130,7 @@ def _gather(
 
 
 def _attend(
+    step: AttentionStep,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -133,10 +138,19 @@ def _attend(
     softcap: float | None,
     mask: torch.Tensor,
 ) -> torch.Tensor:
+    """[B, K, N, D] for queries of that shape; `mask` is [B, 1, N or 1, S]."""
+    count = q.shape[2]
+    missing = -count % step.query_multiple
+    if missing:
+        q = F.pad(q, (0, 0, 0, missing))
+        if mask.shape[2] > 1:
+            mask = F.pad(mask, (0, 0, 0, missing))
     if softcap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    scores = torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap)) * softcap + mask
-    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    else:
+        scores = torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap)) * softcap + mask
+        out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    return out[:, :, :count]
 
 
 def _short_mask(
@@ -157,14 +171,14 @@ def _short_mask(
 
 
 def _chunk_mask(
-    step: AttentionStep, start: int, end: int, window: int | None, like: torch.Tensor
+    step: AttentionStep, start: int, end: int, size: int, window: int | None, like: torch.Tensor
 ) -> torch.Tensor:
-    """[end - start, end]: row i is position start + i and sees itself and what is before it."""
-    key = (start, end, window)
+    """[end - start, size]: row i is position start + i and sees itself and what is before it."""
+    key = (start, end, size, window)
     mask = step.masks.get(key)
     if mask is None:
         row = torch.arange(start, end, device=like.device).unsqueeze(1)
-        position = torch.arange(end, device=like.device)
+        position = torch.arange(size, device=like.device)
         hidden = position > row
         if window is not None:
             hidden |= position <= row - window

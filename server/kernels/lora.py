@@ -12,6 +12,7 @@ products: right for prefill, where the masked form would multiply the arithmetic
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class MaskedLora:
 
 @dataclass(frozen=True)
 class LoraStep:
-    """The adapters of one step. Rows in neither region have none."""
+    """The adapters of one step. Rows in neither region have none.
+
+    With `row_multiple` above 1 each segment's rows are padded to a multiple of it.
+    """
 
     masked: MaskedLora | None
     segments: tuple[LoraSegment, ...]
+    row_multiple: int = 1
 
 
 def apply_lora(step: LoraStep, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -61,8 +66,16 @@ def apply_lora(step: LoraStep, group: int, x: torch.Tensor, out: torch.Tensor) -
         h = (x[masked.rows] @ stack.a.t()).masked_fill_(masked.foreign[group], 0.0)
         _expand(stack, h, out[masked.rows])
     for segment in step.segments:
-        if (stack_ := segment.groups.get(group)) is not None:
-            _expand(stack_, x[segment.rows] @ stack_.a.t(), out[segment.rows])
+        if (own := segment.groups.get(group)) is None:
+            continue
+        rows = x[segment.rows]
+        missing = -len(rows) % step.row_multiple
+        if not missing:
+            _expand(own, rows @ own.a.t(), out[segment.rows])
+            continue
+        padded = F.pad(out[segment.rows], (0, 0, 0, missing))
+        _expand(own, F.pad(rows, (0, 0, 0, missing)) @ own.a.t(), padded)
+        out[segment.rows] = padded[: len(rows)]
 
 
 def _expand(stack: LoraGroup, h: torch.Tensor, out: torch.Tensor) -> None:

@@ -48,8 +48,8 @@ def test_random_workload(
         loaded,
         max_batch_size=generator.choice([3, 8]),
         max_step_tokens=generator.choice([9, 64]),
-        block_size=generator.choice([3, 8]),
-        num_blocks=generator.choice([30, 60]),
+        block_size=generator.choice([4, 8]),
+        num_blocks=generator.choice([25, 60]),
         num_adapter_slots=2,
         deterministic=seed % 2 == 0,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from server.errors import StartupError
 from server.models import decoder, memory
@@ -16,7 +16,7 @@ from server.models.loader import LoadedBase, load_base
 from server.models.memory import available_bytes, fits_held, host_bytes
 from tests.server.engine import oracle
 from tests.server.engine.harness import Driver
-from tests.tiny import make_base
+from tests.tiny import make_base, make_model
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -68,20 +68,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("llama"))
 
 
-def _make(directory: Path, config: PretrainedConfig, tokenizer_from: Path) -> Path:
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(directory)
-    return directory
-
-
 @pytest.mark.parametrize("name", _ARCHITECTURES)
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_architectures_equal_transformers(
-    name: str, quantization: str, tmp_path: Path, llama: Path
-) -> None:
+def test_architectures_equal_transformers(name: str, quantization: str, tmp_path: Path) -> None:
     """Prompts beyond the sliding window, in chunks, together: each as transformers alone."""
-    directory = _make(tmp_path / name, _ARCHITECTURES[name], llama)
+    directory = make_model(tmp_path / name, _ARCHITECTURES[name])
     base = load_base(directory, quantization=quantization)
     driver = Driver(base, max_step_tokens=20, block_size=4)
     prompts = [tuple(range(3, 3 + length)) for length in (1, 5, 30)]
@@ -250,10 +241,8 @@ def test_models_that_would_run_wrong(
     ],
     ids=lambda config: config.model_type,
 )
-def test_attention_that_paging_does_not_reach(
-    config: PretrainedConfig, tmp_path: Path, llama: Path
-) -> None:
-    assert "AttentionInterface" in _refusal(_make(tmp_path / "own", config, llama))
+def test_attention_that_paging_does_not_reach(config: PretrainedConfig, tmp_path: Path) -> None:
+    assert "AttentionInterface" in _refusal(make_model(tmp_path / "own", config))
 
 
 def test_logits_that_differ_are_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
