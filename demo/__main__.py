@@ -3,6 +3,9 @@
 `python -m demo` runs the whole loop with real parts: data from the project's own generators, the
 trainer as a process per adapter, one server process, requests for every adapter and the bare base
 in one batch, and the eval suite as a process. The last line of its output is one JSON object.
+
+Exit codes: 0 every adapter beats its baselines; 1 one does not, or a part failed; 2 wrong
+arguments; 130 interrupted.
 """
 
 import argparse
@@ -16,16 +19,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from demo import processes
 from demo.mixed import Part, play
 from demo.processes import ChildError, python
-from demo.summary import summarize
+from demo.summary import shortfalls, summarize
 from demo.tasks.rows import read_inputs
 from understudy import Client, RawPrompt, UnderstudyError
-from understudy.artifact import base_fingerprint
 
 HERE = Path(__file__).parent
 BASE = HERE / "base"
@@ -66,9 +69,25 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization", choices=("nf4", "int8", "none"), default="nf4", help="default: nf4"
     )
     parser.add_argument(
-        "--num-test", type=int, default=200, help="test items a task (default: 200)"
+        "--num-test", type=_positive, default=200, help="test items a task (default: 200)"
     )
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _complaint(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the folders given, if anything."""
+    if not (arguments.base / "config.json").is_file():
+        return f"--base {arguments.base} is not a model directory: it holds no config.json"
+    out = arguments.out
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        return f"--out {out} is not an empty directory; name a new one"
+    return None
 
 
 def _make_data(directory: Path, num_test: int) -> None:
@@ -119,7 +138,7 @@ def _evaluate(address: str, directory: Path) -> Path:
     return out / "report.json"
 
 
-def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> dict[str, object]:
+def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     started = time.monotonic()
 
     def stage(title: str) -> None:
@@ -157,7 +176,6 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
     summary = summarize(json.loads(report.read_text()), {r.adapter: r.task for r in ROLES})
     return {
         "base_model": info.base_model,
-        "base_fingerprint": base_fingerprint(arguments.base),
         "quantization": info.quantization,
         "adapters": summary,
         "mixed_batch_size": batch_size,
@@ -168,19 +186,20 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    if complaint := _complaint(arguments):
+        print(f"demo: {complaint}", file=sys.stderr)
+        return 2
     console = Console()
     keep = arguments.out is not None
-    if keep and arguments.out.exists() and any(arguments.out.iterdir()):
-        print(f"demo: --out {arguments.out} is not empty; name a new directory", file=sys.stderr)
-        return 2
     directory = arguments.out or Path(tempfile.mkdtemp(prefix="understudy-demo-"))
     directory.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = _play(directory, arguments, console)
-    except (ChildError, UnderstudyError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+    except (ChildError, UnderstudyError, OSError) as error:
         keep = True
+        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: what there is so far is kept in {directory}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo: interrupted", file=sys.stderr)
@@ -188,8 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)
+    problems = shortfalls(result["adapters"])
+    for problem in problems:
+        print(f"demo: {problem}", file=sys.stderr)
+    if not problems:
+        console.print("Every adapter beats the base, the base with three shots, a trivial answer.")
     print(json.dumps(result))
-    return 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ class Part:
     shown: str
     """The input as the table shows it."""
     input: str | RawPrompt
-    stop: Sequence[str] = ()
     max_tokens: int = 48
     text: str = field(default="", init=False)
     max_batch_size: int = field(default=0, init=False)
 
 
 async def _play(client: AsyncClient, part: Part) -> None:
-    stopping = StoppingParams(max_tokens=part.max_tokens, stop=part.stop)
+    stopping = StoppingParams(max_tokens=part.max_tokens)
     async with client.stream(part.input, adapter=part.adapter, stopping=stopping) as events:
         async for event in events:
             if isinstance(event, StreamDelta):

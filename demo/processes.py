@@ -1,13 +1,12 @@
 """Child processes of the demo: run one to its end, or keep a server for a while."""
 
 import json
-import os
-import signal
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +42,19 @@ def run(command: Sequence[str], what: str) -> None:
         stop(child)
         raise
     if code:
-        raise ChildError(f"{what} failed with exit code {code}: {' '.join(command[1:])}")
+        shown = shlex.join(["python", *command[1:]])
+        raise ChildError(f"{what} failed with exit code {code}: {shown}")
 
 
 def stop(child: subprocess.Popen[bytes]) -> int:
     """Ends a child with SIGTERM, and with SIGKILL if it does not go; returns its exit code."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        try:
+    child.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
             child.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
+    finally:
+        # Does nothing if the child has ended; a second Ctrl-C must not leave it behind.
+        child.kill()
     return child.wait()
 
 
@@ -81,16 +82,12 @@ def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]
 def _wait_ready(child: subprocess.Popen[bytes], ready_file: Path, log: Path) -> ServerAddress:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not ready_file.exists():
-        if child.poll() is not None:
+        if (code := child.poll()) is not None:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise ChildError(f"the server did not start: {''.join(tail)}")
+            reason = "".join(tail) or "it said nothing"
+            raise ChildError(f"the server did not start (exit code {code}): {reason}")
         if time.monotonic() > deadline:
             raise ChildError(f"the server was not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
         time.sleep(0.1)
     ready = json.loads(ready_file.read_text())
     return ServerAddress(address=ready["address"], metrics=ready["metrics"])
-
-
-def num_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

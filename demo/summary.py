@@ -9,25 +9,34 @@ def summarize(report: Mapping[str, Any], task_of: Mapping[str, str]) -> dict[str
 
     `report` is the eval suite's report.json, `task_of` maps adapters to their own tasks. The gain
     is over the best of bare base, base with three shots and trivial answer, with its paired 95%
-    bootstrap interval.
+    bootstrap interval. A number that the report does not have is None.
     """
     summary = {}
     for adapter, task_name in task_of.items():
         task = report["tasks"][task_name]
         metric, rows = task["primary_metric"], task["rows"]
-        gain = rows[adapter]["gains"][metric]
         summary[adapter] = {
             "method": rows[adapter]["method"],
             "task": task_name,
             "metric": metric,
-            "base": _value(rows["base"], metric),
-            "base_3shot": _value(rows["base_3shot"], metric),
-            "trivial": _value(rows["trivial"], metric),
-            "adapter": _value(rows[adapter], metric),
-            "ci_low": round(gain["ci_low"], 4),
+            "base": _rounded(rows["base"]["metrics"][metric]["value"]),
+            "base_3shot": _rounded(rows["base_3shot"]["metrics"][metric]["value"]),
+            "trivial": _rounded(rows["trivial"]["metrics"][metric]["value"]),
+            "adapter": _rounded(rows[adapter]["metrics"][metric]["value"]),
+            "ci_low": _rounded(rows[adapter]["gains"][metric]["ci_low"]),
         }
     return summary
 
 
-def _value(row: Mapping[str, Any], metric: str) -> float:
-    return round(float(row["metrics"][metric]["value"]), 4)
+def shortfalls(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each adapter of `summarize` whose gain is not shown to be above 0."""
+    return [
+        f"{adapter} does not beat the base, the base with three shots and a trivial answer: the "
+        f"95% interval of its gain in {row['metric']} begins at {row['ci_low']}, not above 0"
+        for adapter, row in summary.items()
+        if row["ci_low"] is None or row["ci_low"] <= 0
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
