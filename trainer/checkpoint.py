@@ -52,11 +52,11 @@ def load(path: Path, identity: Identity) -> tuple[dict[str, Any], int]:
     Raises CheckpointError if there is none, it is damaged, or it belongs to another run.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no checkpoint to resume from; run without --resume")
+        raise CheckpointError(f"{path}: no checkpoint to resume from; start with --overwrite")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: damaged checkpoint; run without --resume") from error
+        raise CheckpointError(f"{path}: damaged checkpoint; start over with --overwrite") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version")
     if differing := Identity(*content["identity"]).difference(identity):

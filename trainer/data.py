@@ -106,8 +106,11 @@ def to_examples(
             raise DataError(f"{row.where}: the completion is empty; there is nothing to learn")
         try:
             prompt = template.render(values)
+            f"{prompt}{completion}".encode()
         except PromptError as error:
             raise DataError(f"{row.where}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise DataError(f"{row.where}: a text holds half a surrogate pair") from error
         examples.append(Example(prompt, completion, row.where))
     return examples
 

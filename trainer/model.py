@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from trainer.errors import BaseModelError
+from understudy.artifact import ArtifactError, read_safetensors_header
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -67,6 +68,24 @@ def load_outline(directory: Path) -> PreTrainedModel:
     return model  # type: ignore[no-any-return]
 
 
+def check_shapes(directory: Path, outline: nn.Module) -> None:
+    """Raises BaseModelError if a weight's shape is not the one that `config.json` leads to.
+
+    transformers lets that pass where it quantizes: the first product would fail, or be wrong.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    try:
+        for path in sorted(directory.glob("*.safetensors")):
+            for entry in read_safetensors_header(path):
+                if entry.shape != expected.get(entry.name, entry.shape):
+                    raise BaseModelError(
+                        f"base {str(directory)!r}: {path.name}: {entry.name} has shape "
+                        f"{entry.shape}, config.json asks for {expected[entry.name]}"
+                    )
+    except ArtifactError as error:
+        raise BaseModelError(f"base {str(directory)!r}: {error}") from error
+
+
 def context_length(config: PreTrainedConfig) -> int | None:
     """Most positions of the model, or None if it names no limit."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -80,17 +99,23 @@ def load_base(
 
     NF4 has blocks of 64 and double quantization. Norms, embeddings and the output head keep
     `dtype`: raising them to float32, as PEFT's prepare_model_for_kbit_training does, would train
-    against other numbers than are served. Raises BaseModelError if weights are missing.
+    against other numbers than are served. Reads safetensors only. Raises BaseModelError if
+    weights are missing or cannot be loaded.
     """
-    with _quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            local_files_only=True,
-            quantization_config=_quantization_config(quantization, dtype),
-            dtype=dtype,
-            device_map={"": device},
-            output_loading_info=True,
-        )
+    try:
+        with _quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                local_files_only=True,
+                use_safetensors=True,
+                quantization_config=_quantization_config(quantization, dtype),
+                dtype=dtype,
+                device_map={"": device},
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"base {str(directory)!r}: cannot be loaded: {message}") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.

@@ -46,6 +46,7 @@ def prepare(config: TrainConfig) -> Prepared:
         raise ConfigError(f"key 'name': {error}") from error
     model.check_directory(config.base)
     outline = model.load_outline(config.base)
+    model.check_shapes(config.base, outline)
     max_length = _max_length(config, outline)
     num_trainable = METHODS[config.method.type].num_trainable(outline, config.method)
     if num_trainable >= outline.num_parameters():

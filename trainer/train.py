@@ -11,7 +11,7 @@ import torch
 
 from trainer import checkpoint, data, facts, held, loop, model, preflight
 from trainer.card import render_card
-from trainer.config import TrainConfig
+from trainer.config import OutputConfig, TrainConfig
 from trainer.config_file import config_hash, config_to_json
 from trainer.errors import BaseModelError, CheckpointError, ConfigError
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, write_artifact, write_json
@@ -29,6 +29,8 @@ METRICS_FILE = "metrics.jsonl"
 PLOT_FILE = "loss.png"
 CHECKPOINT_FILE = "checkpoint.pt"
 ADAPTER_FOLDER = "adapter"
+# What a run leaves in its folder, and a new one replaces.
+OWN_NAMES = (METRICS_FILE, PLOT_FILE, CHECKPOINT_FILE, ADAPTER_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def train(config: TrainConfig, options: TrainOptions) -> dict[str, Any]:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = config.output.dir
-    _check_output(output, options)
+    _check_output(config.output, options)
     prepared = preflight.prepare(config)
     identity = _identify(config, prepared)
     resumed = checkpoint.load(output / CHECKPOINT_FILE, identity) if options.resume else None
@@ -87,13 +89,16 @@ def _identify(config: TrainConfig, prepared: preflight.Prepared) -> checkpoint.I
     )
 
 
-def _check_output(output: Path, options: TrainOptions) -> None:
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"key 'output.dir': {str(output)!r} is a file")
-    if not (options.resume or options.overwrite) and (output / METRICS_FILE).exists():
+def _check_output(settings: OutputConfig, options: TrainOptions) -> None:
+    for key, folder in (("dir", settings.dir), ("store", settings.store)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
+    if options.resume or options.overwrite:
+        return
+    if found := [name for name in OWN_NAMES if (settings.dir / name).exists()]:
         raise CheckpointError(
-            f"{output}: holds a run already; continue it with --resume, replace it with "
-            "--overwrite, or set another output.dir"
+            f"{settings.dir}: holds a run already ({found[0]}); continue it with --resume, "
+            "replace it with --overwrite, or set another output.dir"
         )
 
 

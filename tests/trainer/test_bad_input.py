@@ -1,5 +1,6 @@
 """Wrong configurations and data: one clear line and exit code 2, before the weights load."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,7 @@ ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
     ("missing completion", [{"input": "a", "answer": "b"}], ":1: column 'completion' is missing"),
     ("empty completion", [{"input": "a", "completion": " \n"}], ":1: the completion is empty"),
     ("null", [{"input": None, "completion": "b"}], ":1: column 'input' must be text, got null"),
+    ("surrogate", ['{"input": "\\ud800", "completion": "b"}'], ":1: a text holds half a surrogate"),
     ("list", [{"input": "a", "completion": ["b"]}], ":1: column 'completion' must be text"),
 ]
 
@@ -186,7 +188,30 @@ def test_output_holds_a_run(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("")
-    assert "holds a run already; continue it with --resume" in refused(write_config())
+    line = refused(write_config())
+    assert "holds a run already (metrics.jsonl); continue it with --resume" in line
+    assert "start with --overwrite" in refused(write_config(), "--resume")
+
+
+def test_output_holds_somebody_elses_adapter(
+    write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """A new run begins by removing that folder."""
+    kept = tmp_path / "run" / "adapter" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    assert "holds a run already (adapter)" in refused(write_config())
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("key", ["dir", "store"])
+def test_output_is_a_file(
+    key: str, write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """Said before hours of training, not at publishing."""
+    (tmp_path / "file").write_text("")
+    line = refused(write_config(), "--set", f"output.{key}={tmp_path / 'file'}")
+    assert f"key 'output.{key}': '{tmp_path / 'file'}' is a file" in line
 
 
 def test_base_with_damaged_weights(
@@ -215,3 +240,15 @@ def test_base_that_lacks_a_tensor(
     monkeypatch.undo()
     line = refused(write_config(base=str(lacking)), "--quiet")
     assert "its weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight" in line
+
+
+def test_base_whose_weights_have_another_shape(
+    write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """transformers says nothing when it quantizes them."""
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 192}))
+    line = refused(write_config(base=str(other)))
+    assert "mlp.down_proj.weight has shape (64, 128), config.json asks for (64, 192)" in line
