@@ -10,36 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, meta
+from jinja2 import TemplateError, TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from understudy._sandbox import MAX_PROMPT_CHARS, STEPS, PromptEnvironment, Steps
 
 # A template longer than this is not a prompt; refusing it bounds parsing cost.
 MAX_TEMPLATE_CHARS = 65_536
-# Bounds what a template such as a nested loop over a literal range can write.
-MAX_PROMPT_CHARS = 4_000_000
 
 
 class PromptError(ValueError):
     """The template is invalid, or the values given do not fit it."""
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, without the two operators that turn a few bytes into gigabytes."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        raise SecurityError(f"operator {operator!r} is not allowed in a prompt template")
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Environment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    for name in ("range", "lipsum", "cycler", "joiner", "namespace"):
-        environment.globals.pop(name, None)
-    return environment
 
 
 @dataclass(frozen=True)
@@ -60,16 +41,19 @@ class PromptTemplate:
                 f"{MAX_TEMPLATE_CHARS} are allowed"
             )
         try:
-            parsed = _environment().parse(self.template)
+            parsed = PromptEnvironment().parse(self.template)
+            PromptEnvironment().compile(self.template)
         except TemplateSyntaxError as error:
             raise PromptError(f"prompt template, line {error.lineno}: {error.message}") from error
+        except (SecurityError, RecursionError) as error:
+            raise PromptError(f"prompt template: {error}") from error
         if not meta.find_undeclared_variables(parsed):
             raise PromptError("prompt template names no variable; use {{ input }}")
 
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names of the variables the template reads."""
-        return frozenset(meta.find_undeclared_variables(_environment().parse(self.template)))
+        return frozenset(meta.find_undeclared_variables(PromptEnvironment().parse(self.template)))
 
     def render(self, values: Mapping[str, str | Sequence[Mapping[str, str]]]) -> str:
         """The prompt for `values` (variable name -> text, or `messages` -> role/content mappings).
@@ -87,7 +71,7 @@ class PromptTemplate:
         chunks: list[str] = []
         num_chars = 0
         try:
-            for chunk in self._compiled.generate(**values):
+            for chunk in self._compiled.generate({**values, STEPS: Steps()}):
                 num_chars += len(chunk)
                 if num_chars > MAX_PROMPT_CHARS:
                     raise PromptError(f"rendered prompt exceeds {MAX_PROMPT_CHARS} characters")
@@ -100,4 +84,4 @@ class PromptTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        return _environment().from_string(self.template)
+        return PromptEnvironment().from_string(self.template)

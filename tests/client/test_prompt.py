@@ -49,8 +49,50 @@ def test_invalid_templates_are_refused(template: str, message: str) -> None:
         "{% endfor %}{% endfor %}{% endfor %}",
         "{{ cycler.__init__.__globals__ }}{{ input }}",
         "{% include '/etc/passwd' %}{{ input }}",
+        "{% set a = input %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
+        "{% set a = input %}" + "{% set a = a + a %}" * 40 + "{{ a }}",
+        "{% for a in input %}{% for b in input %}{% for c in input %}{% endfor %}{% endfor %}"
+        "{% endfor %}",
+        "{{ '%2000000000d' % 5 }}{{ input }}",
+        "{{ input.ljust(2000000000) }}",
+        "{{ input.replace('a', input) }}",
+        "{{ '{:>2000000000}'.format(input) }}",
+        "{{ input|center(2000000000) }}",
+        "{{ input|list|join(input) }}",
+        "{{ [" + "input," * 8000 + "] }}",
+        "{{ [" + "input," * 8000 + "]|tojson }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}{{ input }}",
+        "{{ '(' * 5 }}{{ input }}",
+        "{% set _steps = 1 %}{% for a in input %}{{ a }}{% endfor %}",
     ],
 )
 def test_hostile_templates_are_stopped(template: str) -> None:
     with pytest.raises(PromptError):
         PromptTemplate(template).render({"input": "a" * 2000})
+
+
+def test_a_published_models_kind_of_chat_template_renders() -> None:
+    template = PromptTemplate(
+        "{%- set ns = namespace(system='') -%}"
+        "{%- for m in messages -%}{%- if m['role'] == 'system' -%}"
+        "{%- set ns.system = m['content'] | trim -%}{%- endif -%}{%- endfor -%}"
+        "{{- '<s>' + ns.system ~ '\\n' -}}"
+        "{%- for m in messages if m.role != 'system' -%}"
+        "{%- if loop.index0 % 2 == 0 -%}{{- '[U]' ~ m.content.strip() -}}"
+        "{%- else -%}{{- '[A]' ~ m.content|trim -}}{%- endif -%}"
+        "{%- if loop.last -%}{{- '[A]' -}}{%- endif -%}{%- endfor -%}"
+    )
+    messages = [
+        {"role": "system", "content": " be kind "},
+        {"role": "user", "content": " hi "},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "bye"},
+    ]
+    assert template.variables == {"messages"}
+    assert template.render({"messages": messages}) == "<s>be kind\n[U]hi[A]yes[U]bye[A]"
+
+
+def test_renderings_do_not_share_their_budget() -> None:
+    template = PromptTemplate("{% for a in input %}{{ a }}{% endfor %}")
+    for _ in range(3):
+        assert template.render({"input": "a" * 400_000}) == "a" * 400_000
