@@ -41,7 +41,7 @@ clean: ## remove .venv, caches and run outputs
 
 $(READY): requirements.lock pyproject.toml client/pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || \
-		{ python=$$(scripts/find_python.sh) && "$$python" -m venv .venv; }
+		{ python=$$(scripts/find_python.sh) && "$$python" -m venv --clear .venv; }
 	$(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable client --editable .
 	touch $@

@@ -139,7 +139,10 @@ def declared(pyproject: Path, *extras: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("client", ()), ("server", ()), ("trainer", ()), ("evalsuite", ()), ("tests", ("dev",))],
+    [
+        *[(folder, ()) for folder in ("client", "server", "trainer", "evalsuite", "demo")],
+        ("tests", ("dev",)),
+    ],
 )
 def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
     """What a part imports stands in its own distribution's dependencies, not in luck."""
