@@ -79,7 +79,14 @@ class EngineCore:
             base.device,
             metrics.adapter_placed,
         )
-        self._scheduler = Scheduler(config, self._pool, cache, self._slots, self._preempted)
+        self._scheduler = Scheduler(
+            config,
+            self._pool,
+            cache,
+            self._slots,
+            on_preempted=self._preempted,
+            on_failed=self._not_placed,
+        )
         self._layout = (
             Layout.deterministic(config.block_size)
             if config.deterministic
@@ -278,6 +285,10 @@ class EngineCore:
         if sequence.num_remaining == 0:
             self._scheduler.remove(sequence)
         self._end_if_done(answer)
+
+    def _not_placed(self, sequence: Sequence, error: Exception) -> None:
+        logger.error("%s cannot be placed", request_label(sequence.answer.request), exc_info=error)
+        self._fail(sequence.answer, error)
 
     def _preempted(self, sequence: Sequence) -> None:
         self._metrics.preempted()

@@ -98,7 +98,9 @@ class Engine:
             stop_at = time.monotonic() + drain_s
             self._stop_at = stop_at if self._stop_at is None else min(self._stop_at, stop_at)
             self._changed.notify()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._end_all()
+        else:
             self._thread.join()
 
     def _loop(self) -> None:
@@ -129,9 +131,12 @@ class Engine:
             drained = not (self._inbox or self._core.has_work)
             timed_out = time.monotonic() >= self._stop_at
         if timed_out and not drained:
-            self._take_messages()
-            self._core.fail_all(DrainingError("the server shut down before the request ended"))
+            self._end_all()
         return drained or timed_out
+
+    def _end_all(self) -> None:
+        self._take_messages()
+        self._core.fail_all(DrainingError("the server shut down before the request ended"))
 
     def _take_messages(self) -> None:
         with self._changed:

@@ -18,7 +18,8 @@ class Scheduler:
 
     Running sequences keep their place in every step; waiting ones join in order, and nobody
     overtakes the first in line. When blocks run out, the last in order loses its blocks and
-    computes again later.
+    computes again later. `on_failed` is told of a sequence whose adapter cannot be placed, and must
+    remove it.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class Scheduler:
         cache: KVCache,
         slots: AdapterSlots,
         on_preempted: Callable[[Sequence], None],
+        on_failed: Callable[[Sequence, Exception], None],
     ) -> None:
         self._config = config
         self._pool = pool
         self._cache = cache
         self._slots = slots
         self._on_preempted = on_preempted
+        self._on_failed = on_failed
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
 
@@ -100,11 +103,16 @@ class Scheduler:
             sequence = self._waiting[0]
             if not self._can_admit(sequence):
                 break
-            self._waiting.pop(0)
-            self._running.append(sequence)
             lease = sequence.answer.request.lease
             if lease is not None:
-                sequence.placed = self._slots.acquire(lease)
+                try:
+                    sequence.placed = self._slots.acquire(lease)
+                except Exception as error:
+                    # Such as a device without memory for the weights: no fault of the others.
+                    self._on_failed(sequence, error)
+                    continue
+            self._waiting.pop(0)
+            self._running.append(sequence)
             chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))
             budget -= chunks[sequence].count
         return list(chunks.values())

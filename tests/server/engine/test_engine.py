@@ -128,8 +128,11 @@ def test_stop_fails_what_does_not_finish(engine: Engine, driver: Driver) -> None
     assert engine.stats().num_used_blocks == 0
 
 
-def test_stop_before_start(loaded: LoadedBase) -> None:
-    Engine(loaded, EngineConfig(), Recorder()).stop()
+def test_stop_before_start(loaded: LoadedBase, driver: Driver) -> None:
+    engine = Engine(loaded, EngineConfig(), Recorder())
+    waiter = submit(engine, driver.request((1, 2)))
+    engine.stop()
+    assert isinstance(waiter.error, DrainingError)
 
 
 def test_deadlines(engine: Engine, driver: Driver) -> None:
@@ -219,6 +222,19 @@ def test_overflowing_adapter_harms_only_itself(
     hostile = HeldAdapter("hostile", replace(weights, modules=modules))
     expected = run(alone, None)
     assert run(Driver(loaded, block_size=4, num_blocks=40), hostile) == expected
+
+
+def test_adapter_that_cannot_be_placed_fails_alone(
+    loaded: LoadedBase, held: dict[str, HeldAdapter]
+) -> None:
+    driver = Driver(loaded)
+    broken = HeldAdapter("broken", object())
+    waiting = driver.add((1, 2), broken)
+    beside = driver.add((1, 2), held["wide"])
+    driver.run()
+    assert waiting.error
+    assert broken.num_released == 1
+    assert beside.finished
 
 
 def test_evict_waits_for_the_last_user(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
