@@ -25,6 +25,7 @@ from trainer.pretrain_config import DataConfig, SourceConfig
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
+LATE = "generated_late"  # the source that DataConfig.late makes; its weight is its share
 HOLDOUT_BUCKETS = 1000
 NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -176,12 +177,16 @@ def prepare(config: DataConfig, folder: Path, work: Path, vocab_size: int, conte
     if (made := config.generated) is not None:
         kept, num_dropped = unique(generate(made.factory, made.seed, made.num_documents), seen)
         texts["generated"] = (SourceConfig("generated", made.weight), kept, num_dropped)
+    in_tokenizer = list(texts)
+    if (late := config.late) is not None:
+        kept, num_dropped = unique(generate(late.factory, late.seed, late.num_documents), seen)
+        texts[LATE] = (SourceConfig(LATE, late.share), kept, num_dropped)
 
     work.mkdir(parents=True, exist_ok=True)
     sample = [
         text
-        for _, kept, _ in texts.values()
-        for text in limit_bytes(kept, config.tokenizer_bytes_per_source)
+        for name in in_tokenizer
+        for text in limit_bytes(texts[name][1], config.tokenizer_bytes_per_source)
     ]
     tokenizer = train_tokenizer(sample, vocab_size, context)
     tokenizer.save_pretrained(work / "tokenizer")
@@ -235,19 +240,26 @@ def load(work: Path) -> list[SourceTokens]:
     ]
 
 
-def plan(sources: list[SourceTokens], chunk: int, num_chunks: int, seed: int) -> NDArray[np.int64]:
+def plan(
+    sources: list[SourceTokens], chunk: int, num_chunks: int, seed: int, late_from: int = 0
+) -> NDArray[np.int64]:
     """Which chunk is read when: `[num_chunks, 2]`, source index and chunk index.
 
     Sources are drawn by weight. Each source is gone through in a fresh random order every epoch,
-    so a prefix of the plan is as mixed as the whole.
+    so a prefix of the plan is as mixed as the whole. The late source, if any, then takes its
+    share of the places from `late_from` on.
     """
     rng = np.random.default_rng(seed)
-    weights = np.array([source.weight for source in sources])
+    weights = np.array([0.0 if source.name == LATE else source.weight for source in sources])
     drawn = rng.choice(len(sources), size=num_chunks, p=weights / weights.sum())
     order = np.empty((num_chunks, 2), dtype=np.int64)
     order[:, 0] = drawn
     for index, source in enumerate(sources):
         places = np.flatnonzero(drawn == index)
+        if source.name == LATE:
+            taken = np.flatnonzero(rng.random(num_chunks) < source.weight)
+            places = taken[taken >= late_from]
+            order[places, 0] = index
         size = (len(source.train) - 1) // chunk
         num_epochs = -(-len(places) // size)
         epochs = [rng.permutation(size) for _ in range(num_epochs)]

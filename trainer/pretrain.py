@@ -203,7 +203,9 @@ def train(recipe: Recipe, work: Path) -> LlamaForCausalLM:
     position = Position()
     if (work / CHECKPOINT).is_file():
         position = load_checkpoint(work / CHECKPOINT, model, optimizers)
-    order = corpus.plan(sources, context, config.max_steps * config.chunks_per_step, recipe.seed)
+    num_chunks = config.max_steps * config.chunks_per_step
+    late_from = recipe.data.late.from_step * config.chunks_per_step if recipe.data.late else 0
+    order = corpus.plan(sources, context, num_chunks, recipe.seed, late_from)
     loss_of = loss_function(model, config)
     end = min(config.max_steps, config.stop_at or config.max_steps)
     last_saved = time.monotonic()

@@ -38,11 +38,26 @@ class GeneratedConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class LateConfig:
+    """Generated text that takes the place of a `share` of the chunks from step `from_step` on.
+
+    The tokenizer is trained without it.
+    """
+
+    factory: str
+    share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    from_step: Positive
+    num_documents: Positive
+    seed: int
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Sources and how they are held out. Byte limits keep preparation and validation short."""
 
     sources: tuple[SourceConfig, ...]
     generated: GeneratedConfig | None = None
+    late: LateConfig | None = None
     validation_share: Share = 0.02
     validation_bytes_per_source: Positive = 60_000
     tokenizer_bytes_per_source: Positive = 3_000_000

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from demo.tasks import base_text, review_label, shorthand_rewrite, support_summary
+from demo.tasks import base_opinions, base_text, review_label, shorthand_rewrite, support_summary
 from demo.tasks.rows import SPLITS, Row, Split, make_rows
 
 __all__ = ["SPLITS", "TASKS", "Row", "Split", "Task", "check_disjoint", "rows"]
@@ -48,7 +48,8 @@ def check_disjoint(num_rows: int = 400, num_documents: int = 4000) -> list[str]:
     pretraining text.
     """
     found: list[str] = []
-    pretraining = "\n".join(base_text.texts(seed=11, num=num_documents)).lower()
+    documents = [*base_text.texts(11, num_documents), *base_opinions.texts(13, num_documents)]
+    pretraining = "\n".join(documents).lower()
     for task in TASKS.values():
         train_pools, test_pools = task.pool_values("train"), task.pool_values("test")
         train_values = {value.lower(): pool for pool, part in train_pools.items() for value in part}

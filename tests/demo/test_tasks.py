@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sacrebleu
 
-from demo.tasks import SPLITS, TASKS, check_disjoint, rows
+from demo.tasks import SPLITS, TASKS, base_opinions, base_text, check_disjoint, rows
 from demo.tasks.__main__ import main
 from demo.tasks.base_text import KINDS, digest, texts
 from demo.tasks.rows import Row
@@ -93,10 +94,22 @@ def test_pretraining_text_is_reproducible_and_varied() -> None:
     assert abs(sum(weight for _, weight in KINDS.values()) - 1) < 1e-9
 
 
-def test_pretraining_text_is_the_text_the_weights_were_made_from() -> None:
-    """First 2,000 documents of the recipe's seed; changing a generator changes the base."""
-    first = hashlib.sha256("\0".join(texts(seed=11, num=2000)).encode()).hexdigest()
-    assert first == "5860faf2dd010c47c02e9fcb11d11c154283e8bd66fc1d990b5a933d463020b3"
+@pytest.mark.parametrize(
+    ("make", "seed", "expected"),
+    [
+        (base_text.texts, 11, "5860faf2dd010c47c02e9fcb11d11c154283e8bd66fc1d990b5a933d463020b3"),
+        (
+            base_opinions.texts,
+            13,
+            "cda856332e02e4a24402478544ab3f0ea8be2d2522087b5bbbdd187231ff2ddc",
+        ),
+    ],
+)
+def test_pretraining_text_is_the_text_the_weights_were_made_from(
+    make: Callable[[int, int], Iterator[str]], seed: int, expected: str
+) -> None:
+    """First 2,000 documents of the recipe's seeds; changing a generator changes the base."""
+    assert hashlib.sha256("\0".join(make(seed, 2000)).encode()).hexdigest() == expected
 
 
 @pytest.mark.parametrize("phrase", ["Customer:", "Agent:", "mtg w/", "Sentiment:", "Rewritten:"])

@@ -132,6 +132,19 @@ def test_plan_visits_every_chunk_once_per_epoch(recipe_path: Path, tmp_path: Pat
     assert abs((order[:, 0] == 0).mean() - 0.6) < 0.06
 
 
+def test_late_source_takes_its_share_from_its_step_on_and_changes_nothing_before() -> None:
+    tokens = np.zeros(3300, dtype=np.uint16)
+    source = [corpus.SourceTokens(name, 0.5, tokens, tokens, 1) for name in ("a", "b")]
+    late = corpus.SourceTokens(corpus.LATE, 0.4, tokens, tokens, 1)
+    without = corpus.plan(source, 32, 2000, seed=1)
+    order = corpus.plan([*source, late], 32, 2000, seed=1, late_from=600)
+    np.testing.assert_array_equal(order[:600], without[:600])
+    share = (order[600:, 0] == 2).mean()
+    assert 0.35 < share < 0.45
+    rest = order[600:][order[600:, 0] != 2]
+    np.testing.assert_array_equal(rest, without[600:][order[600:, 0] != 2])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_interrupted_and_resumed_equals_uninterrupted(
     recipe_path: Path, tmp_path: Path, optimizer: str
