@@ -1,9 +1,12 @@
 """Score: log-likelihood of continuations, the context computed once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from server.engine.kv_cache import KVCache
+from server.errors import AdapterRefusedError
 from server.models.loader import LoadedBase
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
@@ -117,3 +120,20 @@ def test_a_failing_fork_leaves_nothing_behind(
     again = driver.add(_CONTEXT, held["wide"], continuations=((1, 2), (3, 4)))
     driver.run()
     assert len(again.scored.scores) == 2
+
+
+def test_a_score_that_overflows_harms_nobody(
+    loaded: LoadedBase, held: dict[str, HeldAdapter]
+) -> None:
+    modules = {
+        path: replace(module, a=module.a * 1e37, b=module.b * 1e37)
+        for path, module in held["wide"].weights.modules.items()
+    }
+    hostile = HeldAdapter("hostile", replace(held["wide"].weights, modules=modules))
+    driver = Driver(loaded)
+    beside = driver.add(_CONTEXT, max_tokens=5)
+    failed = driver.add((7,), hostile, continuations=((1,), (2, 3), (4,)))
+    driver.run()
+    assert isinstance(failed.error, AdapterRefusedError)
+    assert hostile.num_released == 1
+    assert beside.finished
