@@ -72,8 +72,9 @@ class EngineConfig:
     max_lora_rank: AtLeastOne = 256
     """Largest LoRA rank a request may bring."""
     deterministic: bool = False
-    """int8 at threshold 0, and rows padded so that a request's numbers do not depend on how many
-    share its step."""
+    """A request's greedy tokens and log-probabilities are the same bits alone and in any batch, on
+    CPU: int8 at threshold 0, rows and keys padded to fixed sizes, one product per adapter. About a
+    fifth slower."""
 
     def num_cache_blocks(self, block_bytes: int) -> int:
         """Cache blocks to allocate, where one takes `block_bytes` over all layers. At least 1."""
