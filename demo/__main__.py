@@ -152,6 +152,7 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
         _train(role, directory, arguments)
     stage("5. One server process: one base, every adapter")
     flags = ["--base", str(arguments.base), "--quantization", arguments.quantization]
+    flags += ["--name", "understudy-nano" if arguments.base == BASE else arguments.base.name]
     flags += ["--store", str(directory / "store")]
     with processes.server(flags, directory) as server:
         with Client(server.address) as client:

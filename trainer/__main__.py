@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -28,6 +29,9 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Read when torch loads. Threads that spin while they wait slow each other down severalfold
+    # wherever anything else runs on the same processors.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if arguments[:1] == ["pretrain"]:
         from trainer import pretrain
 

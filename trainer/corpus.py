@@ -164,10 +164,18 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> NDArray[np.u
     return np.array(ids, dtype=np.uint16)
 
 
-def prepare(config: DataConfig, folder: Path, work: Path, vocab_size: int, context: int) -> None:
+def prepare(
+    config: DataConfig,
+    folder: Path,
+    work: Path,
+    vocab_size: int,
+    context: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> None:
     """Writes the tokenizer, one train and one validation token file per source, `data.json`.
 
-    Everything goes to `work`; `data.json` comes last and marks the work as done.
+    Everything goes to `work`; `data.json` comes last and marks the work as done. A tokenizer is
+    trained if none is given.
     """
     texts: dict[str, tuple[SourceConfig, list[str], int]] = {}
     seen: set[bytes] = set()
@@ -183,12 +191,13 @@ def prepare(config: DataConfig, folder: Path, work: Path, vocab_size: int, conte
         texts[LATE] = (SourceConfig(LATE, late.share), kept, num_dropped)
 
     work.mkdir(parents=True, exist_ok=True)
-    sample = [
-        text
-        for name in in_tokenizer
-        for text in limit_bytes(texts[name][1], config.tokenizer_bytes_per_source)
-    ]
-    tokenizer = train_tokenizer(sample, vocab_size, context)
+    if tokenizer is None:
+        sample = [
+            text
+            for name in in_tokenizer
+            for text in limit_bytes(texts[name][1], config.tokenizer_bytes_per_source)
+        ]
+        tokenizer = train_tokenizer(sample, vocab_size, context)
     tokenizer.save_pretrained(work / "tokenizer")
     counts: list[SourceCounts] = []
     for name, (source, kept, num_dropped) in texts.items():

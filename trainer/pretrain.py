@@ -185,9 +185,10 @@ def load_checkpoint(
     return Position(**state["position"])
 
 
-def train(recipe: Recipe, work: Path) -> LlamaForCausalLM:
+def train(recipe: Recipe, work: Path, init: Path | None = None) -> LlamaForCausalLM:
     """Runs the recipe from the checkpoint in `work`, if any, to its end.
 
+    A run without checkpoint starts from the weights in the folder `init`, else from random ones.
     Needs what `corpus.prepare` wrote. With `max_minutes` unset, interrupted and resumed runs end
     with the same weights as one that was not, to the last bit. Ctrl-C saves a checkpoint.
     """
@@ -197,7 +198,10 @@ def train(recipe: Recipe, work: Path) -> LlamaForCausalLM:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model, tokenizer)
-    if recipe.model.copying_heads:
+    if init is not None:
+        start = LlamaForCausalLM.from_pretrained(init, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
+    elif recipe.model.copying_heads:
         add_copying_heads(model, recipe.seed, recipe.model.rope_theta)
     optimizers = build_optimizers(model, config)
     position = Position()
@@ -270,6 +274,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, help="folder with one <source>.jsonl.gz per source")
     parser.add_argument("--work", type=Path, required=True, help="token files and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="where the model is written")
+    parser.add_argument("--init", type=Path, help="start from this model and its tokenizer")
     parser.add_argument(
         "--export-only", action="store_true", help="write the model of the last checkpoint"
     )
@@ -283,7 +288,10 @@ def run(args: argparse.Namespace) -> int:
             if args.corpus is None:
                 raise ConfigError(f"{args.work}: no prepared data there; give --corpus DIR")
             shape = recipe.model
-            corpus.prepare(recipe.data, args.corpus, args.work, shape.vocab_size, shape.context)
+            given = PreTrainedTokenizerFast.from_pretrained(args.init) if args.init else None
+            corpus.prepare(
+                recipe.data, args.corpus, args.work, shape.vocab_size, shape.context, given
+            )
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
         if args.export_only:
             model = build_model(recipe.model, tokenizer)
@@ -293,7 +301,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             for stop in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(stop, signal.default_int_handler)
-            model = train(recipe, args.work)
+            model = train(recipe, args.work, args.init)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

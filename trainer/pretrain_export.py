@@ -41,9 +41,10 @@ def plot_curves(metrics_path: Path, out: Path) -> None:
     left.plot([line["tokens"] / 1e6 for line in steps], [line["loss"] for line in steps], lw=0.6)
     left.set(xlabel="million tokens", ylabel="training loss (nats per token)", ylim=(0, None))
     for source in checks[-1]["validation"] if checks else ():
+        with_source = [line for line in checks if source in line["validation"]]
         right.plot(
-            [line["step"] * tokens_per_step / 1e6 for line in checks],
-            [line["validation"][source]["bits_per_byte"] for line in checks],
+            [line["step"] * tokens_per_step / 1e6 for line in with_source],
+            [line["validation"][source]["bits_per_byte"] for line in with_source],
             label=source,
             marker=".",
         )

@@ -48,7 +48,11 @@ def check_disjoint(num_rows: int = 400, num_documents: int = 4000) -> list[str]:
     pretraining text.
     """
     found: list[str] = []
-    documents = [*base_text.texts(11, num_documents), *base_opinions.texts(13, num_documents)]
+    documents = [
+        *base_text.texts(11, num_documents),
+        *base_opinions.texts(13, num_documents),
+        *base_opinions.verdict_lines(14, num_documents // 4),
+    ]
     pretraining = "\n".join(documents).lower()
     for task in TASKS.values():
         train_pools, test_pools = task.pool_values("train"), task.pool_values("test")

@@ -133,3 +133,33 @@ def texts(seed: int, num: int) -> Iterator[str]:
     rng = random.Random(f"base_opinions:{seed}")
     for _ in range(num):
         yield verdicts(rng)
+
+
+VERDICT_FRAMES = phrases(
+    """{text} It is a {mood} review.|{text} These are {mood} words.|{text} A {mood} answer, then.
+    |{text} That sounds {mood} to me.|{text} All in all {mood}.|{name} said: "{text}" How {mood}!
+    |{text} Was {name} happy with it? {yes}.|{text} So {name} was {feeling}."""
+)
+
+
+def verdict_lines(seed: int, num: int) -> Iterator[str]:
+    """Yields `num` documents of eight to sixteen opinions, each with the same kind of verdict.
+
+    The opinions are those of `texts`, packed more densely.
+    """
+    rng = random.Random(f"verdict_lines:{seed}")
+    for _ in range(num):
+        frame = rng.choice(VERDICT_FRAMES)
+        lines = []
+        for _ in range(rng.randint(8, 16)):
+            mood = rng.choice(("positive", "negative"))
+            lines.append(
+                frame.format(
+                    text=opinion(rng, mood, rng.choice(GOODS)),
+                    mood=mood,
+                    name=first_name(rng),
+                    yes="Yes" if mood == "positive" else "No",
+                    feeling=rng.choice(FEELINGS[mood]),
+                )
+            )
+        yield "\n".join(lines)

@@ -1,4 +1,7 @@
-"""Review -> `positive` or `negative`.
+"""Review -> ` positive` or ` negative`.
+
+The completion begins with a space, so that the label is tokenized as it is in running text; the
+prompt therefore ends without one.
 
 Shared between train and test because they define the task: the two labels. Subjects, owners,
 openings, fillers and all mood phrases come from separate pools.
@@ -42,7 +45,7 @@ def make(rng: random.Random, split: Split) -> Row:
     filled = [text.format(**slots) for text in sentences + chosen]
     return Row(
         input=" ".join(f"{text[0].upper()}{text[1:]}." for text in filled),
-        completion=label,
+        completion=f" {label}",
         template_id=f"{'test' if split == 'test' else 'train'}:o{opening}",
         slots=slots,
         label=label,

@@ -63,7 +63,7 @@ def test_labels_are_balanced(split: str) -> None:
     made = list(rows("review_label", split, 600, seed=3))  # type: ignore[arg-type]
     share = sum(row.label == "positive" for row in made) / len(made)
     assert 0.42 < share < 0.58
-    assert all(row.completion == row.label for row in made)
+    assert all(row.completion == f" {row.label}" for row in made)
 
 
 def test_too_many_rows_is_an_error_that_says_how_many_exist() -> None:
@@ -102,6 +102,11 @@ def test_pretraining_text_is_reproducible_and_varied() -> None:
             base_opinions.texts,
             13,
             "cda856332e02e4a24402478544ab3f0ea8be2d2522087b5bbbdd187231ff2ddc",
+        ),
+        (
+            base_opinions.verdict_lines,
+            14,
+            "be7592f75f7ef938dfb7a6f7e37d793441974d9fa086689b03b0a98bff0976c6",
         ),
     ],
 )
