@@ -188,6 +188,24 @@ def test_copying_heads_refuse_a_model_without_room() -> None:
         add_copying_heads(LlamaForCausalLM(small), seed=1, rope_theta=10_000.0)
 
 
+def test_second_stage_goes_on_from_the_first_with_its_tokenizer(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
+    common = [str(recipe_path), "--corpus", str(tmp_path / "corpus")]
+    assert pretrain.main([*common, "--work", str(tmp_path / "a"), "--out", str(first)]) == 0
+    recipe_path.write_text(RECIPE.replace("max_steps: 6", "max_steps: 1").replace("0.01", "1e-9"))
+    for init, where in ((["--init", str(first)], second), ([], out)):
+        work = tmp_path / f"work-{where.name}"
+        assert pretrain.main([*common, *init, "--work", str(work), "--out", str(where)]) == 0
+    start, gone_on, fresh = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (first, second, out)
+    )
+    assert all(torch.equal(start[name], gone_on[name]) for name in start)
+    assert not all(torch.equal(start[name], fresh[name]) for name in start)
+    assert (second / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+
+
 def test_time_limit_ends_the_run_with_the_rate_decayed(recipe_path: Path) -> None:
     config = replace(read_recipe(recipe_path).train, max_minutes=10.0)
     at = pretrain.Position
