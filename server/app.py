@@ -30,6 +30,7 @@ from server.config import Hardware, ListenConfig, ServerConfig, resolve
 from server.engine.engine import Engine
 from server.errors import ServerError, StartupError
 from server.metrics import Metrics, MetricsServer
+from server.models.checks import check_directory
 from server.models.loader import LoadedBase, load_base
 from server.models.memory import host_bytes
 from server.rpc.adapters import AdapterServer
@@ -73,6 +74,7 @@ class App:
 
     async def start(self) -> None:
         """Returns when calls are taken. Raises StartupError with one line."""
+        check_directory(self.config.base.directory)
         self.metrics_server = _bind(self.config.listen, self.metrics)
         await self.rpc.listen()
         base = self.config.base
