@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
@@ -33,9 +35,31 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
+def _spawn(command: Sequence[str], output: BinaryIO | None = None) -> subprocess.Popen[bytes]:
+    """Starts a child; a signal that comes meanwhile ends it before it raises KeyboardInterrupt.
+
+    Raised while Popen waits for the new program, it would leave a child that nobody knows.
+    """
+    received: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in signals
+    }
+    try:
+        errors = None if output is None else subprocess.STDOUT
+        child = subprocess.Popen(command, stdout=output, stderr=errors)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        stop(child)
+        raise KeyboardInterrupt
+    return child
+
+
 def run(command: Sequence[str], what: str) -> None:
     """Runs a child to its end with this terminal. Raises ChildError if it fails."""
-    child = subprocess.Popen(command)
+    child = _spawn(command)
     try:
         code = child.wait()
     except BaseException:
@@ -69,7 +93,7 @@ def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]
     command = python("server", *arguments, "--port", "0", "--metrics-port", "0")
     command += ["--ready-file", str(ready_file)]
     with log.open("wb") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        child = _spawn(command, output)
         try:
             yield _wait_ready(child, ready_file, log)
         except BaseException:
