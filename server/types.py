@@ -130,14 +130,22 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """Terminal: a generation ended. `text` and `token_ids` are those of the whole generation."""
+class FinishedSample:
+    """One sample of a generation, whole."""
 
     text: str
     token_ids: tuple[int, ...]
     reason: FinishReason
     stop: str
+    """The stop string met, if any; `text` ends before it."""
     logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal: a generation ended."""
+
+    samples: tuple[FinishedSample, ...]
     usage: Usage
 
 

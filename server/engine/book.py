@@ -95,7 +95,7 @@ class RequestBook:
         """Ends a request whose answer is complete."""
         event = answer.terminal()
         if isinstance(event, Finished):
-            self._end(answer, event, event.reason.value)
+            self._end(answer, event, event.samples[0].reason.value)
         elif event is not None:
             self._end(answer, event, "scored")
 

@@ -7,14 +7,17 @@ from collections.abc import Callable
 import torch
 
 from server.config import EngineConfig
-from server.engine.answer import Answer, Generation, Progress, Scoring
+from server.engine.answer import Answer, Progress
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
+from server.engine.generation import Generation, Sample
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
+from server.engine.logprobs import log_probabilities, token_logprobs
 from server.engine.runner import Runner
-from server.engine.sampler import draw, log_probabilities, token_logprobs
+from server.engine.sampler import draw
 from server.engine.scheduler import Scheduler
+from server.engine.scoring import Scoring
 from server.engine.sequence import Sequence
 from server.engine.slots import AdapterSlots
 from server.errors import (
@@ -67,7 +70,7 @@ class EngineCore:
             self._pool,
             cache,
             self._slots,
-            on_preempted=self._preempted,
+            on_preempted=lambda _: metrics.preempted(),
             on_failed=self._not_placed,
         )
         self._layout = (
@@ -182,7 +185,7 @@ class EngineCore:
             assert self._pool.num_used == 0
 
     def _postprocess(self, batch: Batch, logits: torch.Tensor) -> None:
-        generations: list[tuple[int, Generation]] = []
+        drawn: list[tuple[int, Sample]] = []
         row = 0
         for chunk in batch.chunks:
             count = chunk.num_logit_rows
@@ -192,47 +195,50 @@ class EngineCore:
                 # A score that failed at another of its continuations in this very step.
                 continue
             sequence.num_computed += chunk.count
-            if isinstance(answer, Generation):
+            if isinstance(answer, Scoring):
                 if count:
-                    generations.append((first, answer))
-            elif count:
-                self._score(answer, sequence, logits[first:row])
-            elif answer.is_context(sequence) and sequence.num_remaining == 0:
-                self._scheduler.fork(sequence, answer.continuations())
-        if generations:
-            rows = [row for row, _ in generations]
+                    self._score(answer, sequence, logits[first:row])
+                elif answer.is_context(sequence) and sequence.num_remaining == 0:
+                    self._scheduler.fork(sequence, answer.continuations())
+            elif isinstance(answer, Generation) and count:
+                drawn += [(row - 1, sample) for sample in answer.samples_of(sequence)]
+        if drawn:
+            rows = [row for row, _ in drawn]
             self._generate(
-                [answer for _, answer in generations],
+                [sample for _, sample in drawn],
                 logits if len(rows) == len(logits) else logits[rows],
             )
 
-    def _generate(self, answers: list[Generation], logits: torch.Tensor) -> None:
-        """Draws the next token of each answer from its row of logits."""
-        asked = [i for i, answer in enumerate(answers) if answer.request.num_logprobs is not None]
+    def _generate(self, samples: list[Sample], logits: torch.Tensor) -> None:
+        """Draws the next token of each sample from its row of logits."""
+        requests = [sample.generation.request for sample in samples]
+        asked = [i for i, request in enumerate(requests) if request.num_logprobs is not None]
         logprobs = log_probabilities(logits[asked]) if asked else None
-        token_ids = draw(logits, [answer.draw() for answer in answers])
+        token_ids = draw(logits, [sample.draw() for sample in samples])
         found: dict[int, TokenLogprob] = {}
         if logprobs is not None:
-            num_top = max(answers[i].request.num_logprobs or 0 for i in asked)
+            num_top = max(requests[i].num_logprobs or 0 for i in asked)
             entries = token_logprobs(logprobs, [token_ids[i] or 0 for i in asked], num_top)
             for i, entry in zip(asked, entries, strict=True):
                 # Each gets as many as it asked for, whatever its neighbours asked for.
-                top = entry.top[: answers[i].request.num_logprobs]
+                top = entry.top[: requests[i].num_logprobs]
                 found[i] = TokenLogprob(entry.token_id, entry.logprob, top)
         now = time.monotonic()
-        for i, (answer, token_id) in enumerate(zip(answers, token_ids, strict=True)):
+        for i, (sample, token_id) in enumerate(zip(samples, token_ids, strict=True)):
+            answer, request = sample.generation, requests[i]
             if token_id is None:
-                self._book.fail(answer, _not_finite(answer.request))
+                self._book.fail(answer, _not_finite(request))
                 continue
-            progress, request = answer.progress, answer.request
+            progress = answer.progress
             if progress.first_token_s is None:
                 progress.first_token_s = now
                 self._metrics.first_token(request_label(request), now - request.arrival_s)
             self._num_generated += 1
-            delta = answer.accept(token_id, found.get(i))
+            delta = sample.accept(token_id, found.get(i))
             if delta is not None:
                 self._book.emit(request, delta)
-            self._book.end_if_done(answer)
+            if sample.reason is not None:
+                self._book.end_if_done(answer)
 
     def _score(self, answer: Scoring, sequence: Sequence, logits: torch.Tensor) -> None:
         if not answer.accept(sequence, logits):
@@ -247,11 +253,6 @@ class EngineCore:
     def _not_placed(self, sequence: Sequence, error: Exception) -> None:
         logger.error("%s cannot be placed", request_label(sequence.answer.request), exc_info=error)
         self._book.fail(sequence.answer, error)
-
-    def _preempted(self, sequence: Sequence) -> None:
-        self._metrics.preempted()
-        if isinstance(sequence.answer, Scoring):
-            sequence.answer.restart(sequence)
 
 
 def _not_finite(request: Request) -> ServerError:

@@ -3,18 +3,16 @@
 The randomness of a draw is one uniform number, a function of (seed, position) alone; the token is
 where the cumulative distribution first exceeds it. So a request's tokens never depend on its
 neighbours. Filters apply in the order of transformers: temperature, top-k, top-p.
-
-Log-probabilities are those of the model's own distribution: before temperature and filters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.types import SamplingParams, TokenLogprob, TopLogprob
+from server.engine.logits_processors import Draw, mask
+from server.types import SamplingParams
 
 # Sorting a whole vocabulary costs more than the rest of a small step, and nearly every top-k or
 # top-p set lies among the likeliest few tokens. Rows that need more are sorted whole.
@@ -23,25 +21,12 @@ _SHORTLIST = 256
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """What to draw from one row of logits."""
-
-    params: SamplingParams
-    position: int
-    """Tokens generated before this one."""
-    banned: tuple[int, ...] = ()
-    """Token ids that must not be drawn: the end of sequence before min_tokens."""
-
-
 def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
     """A token id per row of `logits` [N, V], None where the row is not finite.
 
-    Banned tokens are overwritten in `logits`.
+    What must not be drawn is overwritten in `logits`.
     """
-    for row, item in enumerate(draws):
-        if item.banned:
-            logits[row, list(item.banned)] = float("-inf")
+    mask(logits, draws)
     highest, best = logits.max(dim=-1)
     # max propagates NaN, so one number per row tells of every NaN and +inf.
     finite = highest.isfinite().tolist()
@@ -52,26 +37,6 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
         for i, token_id in zip(random, _sample(rows, [draws[i] for i in random]), strict=True):
             token_ids[i] = token_id
     return [token_id if ok else None for ok, token_id in zip(finite, token_ids, strict=True)]
-
-
-def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """[N, V] natural log-probabilities in float32."""
-    return logits.float().log_softmax(-1)
-
-
-def token_logprobs(
-    logprobs: torch.Tensor, token_ids: Sequence[int], num_top: int
-) -> list[TokenLogprob]:
-    """One entry per row of `logprobs` [N, V]: the given token's, and the `num_top` largest."""
-    index = torch.tensor(token_ids, device=logprobs.device).unsqueeze(1)
-    chosen = logprobs.gather(1, index).squeeze(1).tolist()
-    if num_top == 0:
-        return [TokenLogprob(i, p) for i, p in zip(token_ids, chosen, strict=True)]
-    values, ids = (t.tolist() for t in logprobs.topk(min(num_top, logprobs.shape[1])))
-    return [
-        TokenLogprob(i, p, tuple(TopLogprob(j, q) for j, q in zip(top, tops, strict=True)))
-        for i, p, top, tops in zip(token_ids, chosen, ids, values, strict=True)
-    ]
 
 
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:

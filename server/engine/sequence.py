@@ -1,7 +1,8 @@
 """A sequence: tokens at positions, with their states in cache blocks.
 
 A request runs as one sequence (a generation) or several (a score: the shared context, then one
-per continuation). What becomes of a sequence's logits is its task's business: `answer.py`.
+per continuation). What becomes of its logits is the answer's business: `generation.py` and
+`scoring.py`.
 """
 
 from dataclasses import dataclass, field

@@ -1,34 +1,20 @@
-"""Between wire messages and the server's nouns. Pure; refuses what it cannot honour.
+"""From the server's nouns to wire messages, and what of the adapters' messages comes in. Pure."""
 
-Values out of range are InvalidRequestError; options of the wire that this server does not have
-yet are UnsupportedError. Neither is ever ignored.
-"""
-
-import math
-import secrets
 from collections.abc import Callable, Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.adapters.catalog import AdapterStatus, Tier
-from server.config import LimitsConfig
-from server.errors import InvalidRequestError, UnsupportedError
+from server.errors import InvalidRequestError
 from server.types import (
     ContinuationScore,
     Finished,
     FinishReason,
     Lease,
-    SamplingParams,
-    StoppingParams,
     TokenLogprob,
     Usage,
 )
 from understudy.v1 import generation_service_pb2, types_pb2
-
-MAX_TEMPERATURE = 100.0
-MAX_TOP_LOGPROBS = 20
-MAX_TENANT_CHARS = 128
-MAX_REQUEST_ID_CHARS = 128
 
 TokenText = Callable[[int], str]
 
@@ -42,106 +28,6 @@ _TIERS = {
     Tier.HOST: types_pb2.TIER_HOST,
     Tier.DEVICE: types_pb2.TIER_DEVICE,
 }
-
-
-def sampling_params(message: types_pb2.SamplingParams) -> SamplingParams:
-    """How tokens are drawn. A seed is chosen where there is none."""
-    _range(message.temperature, 0.0, MAX_TEMPERATURE, "sampling.temperature")
-    top_p = message.top_p if message.HasField("top_p") else 1.0
-    _range(top_p, 0.0, 1.0, "sampling.top_p", above=True)
-    _reject_later_sampling(message)
-    return SamplingParams(
-        temperature=message.temperature,
-        top_k=message.top_k,
-        top_p=top_p,
-        seed=message.seed if message.HasField("seed") else secrets.randbits(63),
-    )
-
-
-def _reject_later_sampling(message: types_pb2.SamplingParams) -> None:
-    _range(message.min_p, 0.0, 1.0, "sampling.min_p")
-    _unsupported(message.min_p != 0, "sampling.min_p")
-    if message.HasField("repetition_penalty"):
-        penalty = message.repetition_penalty
-        _range(penalty, 0.0, math.inf, "sampling.repetition_penalty", above=True)
-        _unsupported(penalty != 1, "sampling.repetition_penalty")
-    _range(message.frequency_penalty, -2.0, 2.0, "sampling.frequency_penalty")
-    _unsupported(message.frequency_penalty != 0, "sampling.frequency_penalty")
-    _range(message.presence_penalty, -2.0, 2.0, "sampling.presence_penalty")
-    _unsupported(message.presence_penalty != 0, "sampling.presence_penalty")
-    _unsupported(bool(message.logit_bias), "sampling.logit_bias")
-
-
-def stopping_params(message: types_pb2.StoppingParams, limits: LimitsConfig) -> StoppingParams:
-    """When a generation ends."""
-    max_tokens = limits.default_max_tokens
-    if message.HasField("max_tokens"):
-        max_tokens = message.max_tokens
-        if max_tokens < 1:
-            raise InvalidRequestError("stopping.max_tokens", "is 0, must be at least 1")
-    elif message.min_tokens > max_tokens:
-        max_tokens = message.min_tokens
-    if message.min_tokens > max_tokens:
-        raise InvalidRequestError(
-            "stopping.min_tokens", f"is {message.min_tokens}, above max_tokens {max_tokens}"
-        )
-    if len(message.stop) > limits.max_stop_strings:
-        raise InvalidRequestError(
-            "stopping.stop",
-            f"holds {len(message.stop)} strings, at most {limits.max_stop_strings} are allowed",
-        )
-    for index, stop in enumerate(message.stop):
-        if not 1 <= len(stop) <= limits.max_stop_chars:
-            raise InvalidRequestError(
-                f"stopping.stop[{index}]",
-                f"has {len(stop)} characters, must have 1 to {limits.max_stop_chars}",
-            )
-    return StoppingParams(
-        max_tokens=max_tokens,
-        min_tokens=message.min_tokens,
-        stop=tuple(message.stop),
-        ignore_eos=message.ignore_eos,
-    )
-
-
-def num_logprobs(message: types_pb2.OutputOptions) -> int | None:
-    """None: no log-probabilities; n: the chosen token's, and those of the n most likely."""
-    _unsupported(message.prompt_logprobs, "output.prompt_logprobs")
-    if message.top_logprobs > MAX_TOP_LOGPROBS:
-        raise InvalidRequestError(
-            "output.top_logprobs", f"is {message.top_logprobs}, at most {MAX_TOP_LOGPROBS}"
-        )
-    return message.top_logprobs if message.logprobs or message.top_logprobs else None
-
-
-def reject_later_options(message: generation_service_pb2.GenerateRequest) -> None:
-    """Refuses the options of a generation that come later."""
-    if message.HasField("num_samples"):
-        if message.num_samples < 1:
-            raise InvalidRequestError("num_samples", "is 0, must be at least 1")
-        _unsupported(message.num_samples > 1, "num_samples above 1")
-    _unsupported(bool(message.adapters), "adapters")
-    _unsupported(message.HasField("structured_output"), "structured_output")
-
-
-def request_id(text: str) -> str:
-    """The id to echo: the client's, checked, or a fresh one."""
-    if not text:
-        return secrets.token_hex(16)
-    if len(text) > MAX_REQUEST_ID_CHARS or not (text.isascii() and text.isprintable()):
-        raise InvalidRequestError(
-            "request_id", f"must be printable ASCII of at most {MAX_REQUEST_ID_CHARS} characters"
-        )
-    return text
-
-
-def tenant(text: str) -> str:
-    """Whose share a request counts against, checked."""
-    if len(text) > MAX_TENANT_CHARS or not text.isprintable():
-        raise InvalidRequestError(
-            "tenant", f"must be printable text of at most {MAX_TENANT_CHARS} characters"
-        )
-    return text
 
 
 def adapter_ref(lease: Lease | None) -> types_pb2.AdapterRef:
@@ -182,18 +68,21 @@ def logprobs(values: Iterable[TokenLogprob], token_text: TokenText) -> list[type
     ]
 
 
-def generation(
+def generations(
     event: Finished, token_text: TokenText, *, ending_only: bool = False
-) -> generation_service_pb2.Generation:
-    """A finished generation; `ending_only` leaves out what a stream has sent already."""
-    message = generation_service_pb2.Generation(
-        finish_reason=_FINISH_REASONS[event.reason], stop=event.stop
-    )
-    if not ending_only:
-        message.text = event.text
-        message.token_ids.extend(event.token_ids)
-        message.logprobs.extend(logprobs(event.logprobs, token_text))
-    return message
+) -> list[generation_service_pb2.Generation]:
+    """The samples, in order; `ending_only` leaves out what a stream has sent already."""
+    messages = []
+    for index, sample in enumerate(event.samples):
+        message = generation_service_pb2.Generation(
+            index=index, finish_reason=_FINISH_REASONS[sample.reason], stop=sample.stop
+        )
+        if not ending_only:
+            message.text = sample.text
+            message.token_ids.extend(sample.token_ids)
+            message.logprobs.extend(logprobs(sample.logprobs, token_text))
+        messages.append(message)
+    return messages
 
 
 def continuation_score(
@@ -245,18 +134,3 @@ def _timestamp(seconds: float) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromMicroseconds(int(seconds * 1e6))
     return stamp
-
-
-def _range(value: float, low: float, high: float, field: str, *, above: bool = False) -> None:
-    """Raises InvalidRequestError unless low <= value <= high (`above`: low < value), finite."""
-    inside = math.isfinite(value) and (low < value if above else low <= value) and value <= high
-    if not inside:
-        bounds = f"in {'(' if above else '['}{low:g}, {high:g}]"
-        if math.isinf(high):
-            bounds = f"finite and above {low:g}"
-        raise InvalidRequestError(field, f"is {value:g}, must be {bounds}")
-
-
-def _unsupported(given: bool, field: str) -> None:
-    if given:
-        raise UnsupportedError(f"{field}: this server does not support it yet")

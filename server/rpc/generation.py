@@ -13,7 +13,7 @@ from server.adapters.lease import AdapterLease
 from server.config import EngineConfig, LimitsConfig
 from server.errors import InvalidRequestError, UnsupportedError
 from server.metrics import Metrics
-from server.rpc import convert
+from server.rpc import convert, options
 from server.rpc.admission import Admission, Work
 from server.rpc.batch import answer_batch
 from server.rpc.prompts import PromptEncoder
@@ -48,7 +48,7 @@ class GenerationServer(GenerationServiceServicer):
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Started, deltas, finished."""
         wanted = request.request
-        request_id = convert.request_id(wanted.request_id)
+        request_id = options.request_id(wanted.request_id)
         draft = self._draft(wanted, stream=True)
         remaining_s = context.time_remaining()
         clock = TokenClock(self.metrics)
@@ -72,10 +72,10 @@ class GenerationServer(GenerationServiceServicer):
                         )
                     )
                 elif isinstance(event, Finished):
-                    ending = convert.generation(event, token_text, ending_only=True)
+                    endings = convert.generations(event, token_text, ending_only=True)
                     yield pb.GenerateStreamResponse(
                         finished=pb.StreamFinished(
-                            generations=[ending], usage=convert.usage(event.usage)
+                            generations=endings, usage=convert.usage(event.usage)
                         )
                     )
 
@@ -94,8 +94,8 @@ class GenerationServer(GenerationServiceServicer):
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Log-likelihood of each continuation."""
-        request_id = convert.request_id(request.request_id)
-        tenant = convert.tenant(request.tenant)
+        request_id = options.request_id(request.request_id)
+        tenant = options.tenant(request.tenant)
         count, most = len(request.continuations), self.limits.max_continuations
         if not 1 <= count <= most:
             raise InvalidRequestError("continuations", f"holds {count}, must hold 1 to {most}")
@@ -176,7 +176,7 @@ class GenerationServer(GenerationServiceServicer):
     async def _generate(
         self, request: pb.GenerateRequest, time_remaining_s: float | None
     ) -> pb.GenerateResponse:
-        request_id = convert.request_id(request.request_id)
+        request_id = options.request_id(request.request_id)
         draft = self._draft(request, stream=False)
         async with self.admission.run(request.adapter, time_remaining_s, draft.work) as running:
             event = await running.result()
@@ -184,20 +184,20 @@ class GenerationServer(GenerationServiceServicer):
             return pb.GenerateResponse(
                 request_id=request_id,
                 adapter=convert.adapter_ref(running.lease),
-                generations=[convert.generation(event, self.encoder.token_text)],
+                generations=convert.generations(event, self.encoder.token_text),
                 usage=convert.usage(event.usage),
             )
 
     def _draft(self, request: pb.GenerateRequest, *, stream: bool) -> "_Draft":
         """Checks all that can be checked without the adapter."""
-        convert.reject_later_options(request)
+        options.reject_later_options(request)
         return _Draft(
             encoder=self.encoder,
             request=request,
-            sampling=convert.sampling_params(request.sampling),
-            stopping=convert.stopping_params(request.stopping, self.limits),
-            num_logprobs=convert.num_logprobs(request.output),
-            tenant=convert.tenant(request.tenant),
+            sampling=options.sampling_params(request.sampling),
+            stopping=options.stopping_params(request.stopping, self.limits),
+            num_logprobs=options.num_logprobs(request.output),
+            tenant=options.tenant(request.tenant),
             stream=stream,
         )
 

@@ -19,6 +19,7 @@ from server.types import (
     Event,
     Failed,
     Finished,
+    FinishedSample,
     Request,
     SamplingParams,
     Scored,
@@ -99,14 +100,21 @@ class Inbox:
         return None if isinstance(last, Delta) else last
 
     @property
-    def finished(self) -> Finished:
+    def answer(self) -> Finished:
         assert isinstance(self.terminal, Finished), self.terminal
         deltas = [event for event in self.events if isinstance(event, Delta)]
         if deltas:
-            assert "".join(delta.text for delta in deltas) == self.terminal.text
-            assert tuple(i for d in deltas for i in d.token_ids) == self.terminal.token_ids
-            assert tuple(p for d in deltas for p in d.logprobs) == self.terminal.logprobs
+            (sample,) = self.terminal.samples
+            assert "".join(delta.text for delta in deltas) == sample.text
+            assert tuple(i for d in deltas for i in d.token_ids) == sample.token_ids
+            assert tuple(p for d in deltas for p in d.logprobs) == sample.logprobs
         return self.terminal
+
+    @property
+    def finished(self) -> FinishedSample:
+        """The only sample."""
+        (sample,) = self.answer.samples
+        return sample
 
     @property
     def scored(self) -> Scored:

@@ -64,7 +64,7 @@ def test_generates(engine: Engine, driver: Driver) -> None:
     terminal = waiter.wait()
     assert isinstance(terminal, Finished)
     assert len(waiter.finished.token_ids) == 5
-    assert terminal.reason is FinishReason.LENGTH
+    assert waiter.finished.reason is FinishReason.LENGTH
     usage = terminal.usage
     assert (usage.num_prompt_tokens, usage.num_completion_tokens) == (3, 5)
     assert 0 <= usage.queue_s <= usage.first_token_s <= usage.total_s

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from server.models.loader import load_base
-from server.types import Finished
+from server.types import FinishedSample
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.harness import Driver, HeldAdapter, read_adapter
@@ -26,7 +26,7 @@ def _prompts(vocab_size: int, count: int, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _difference(finished: Finished, solo: oracle.Solo) -> float:
+def _difference(finished: FinishedSample, solo: oracle.Solo) -> float:
     expected = solo.logits.log_softmax(-1)
     got = torch.empty_like(expected)
     for row, entry in zip(got, finished.logprobs, strict=True):

@@ -9,7 +9,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from server.engine.sampler import Draw, draw, log_probabilities, token_logprobs, uniforms
+from server.engine.logits_processors import Draw
+from server.engine.logprobs import log_probabilities, token_logprobs
+from server.engine.sampler import draw, uniforms
 from server.types import SamplingParams
 
 _FILTERS = [

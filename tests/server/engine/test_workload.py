@@ -87,8 +87,8 @@ def test_random_workload(
     for request_id, (inbox, _, prompt, name) in jobs.items():
         terminal = inbox.terminal
         if isinstance(terminal, Finished):
-            expected = solo(prompt, name)[: len(terminal.token_ids)]
-            assert inbox.finished.token_ids == expected
+            token_ids = inbox.finished.token_ids
+            assert token_ids == solo(prompt, name)[: len(token_ids)]
         elif isinstance(terminal, Failed):
             expected_error = {
                 RequestCancelledError: request_id in cancelled,
