@@ -21,12 +21,22 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `temperature` 0 is greedy."""
+    """How tokens are drawn. `temperature` 0 is greedy: bias and penalties count, filters do not."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    """Keep tokens at least this many times as likely as the likeliest."""
     seed: int = 0
+    repetition_penalty: float = 1.0
+    """Tokens of prompt and generation: logits above 0 are divided by it, others multiplied."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time it was generated."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of each token that was generated."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit); an id is there once."""
 
 
 @dataclass(frozen=True, slots=True)

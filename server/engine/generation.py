@@ -1,7 +1,12 @@
 """What becomes of a generation's logits: the tokens and the text of its samples."""
 
 from server.engine.answer import Progress
-from server.engine.logits_processors import Draw
+from server.engine.logits_processors import (
+    Draw,
+    TokenIdArray,
+    distinct_tokens,
+    logit_edits,
+)
 from server.engine.sequence import Sequence
 from server.engine.text import Decode, TextStream
 from server.types import (
@@ -20,6 +25,7 @@ class Sample:
     def __init__(
         self,
         generation: "Generation",
+        prompt_tokens: TokenIdArray,
         *,
         max_tokens: int,
         eos_token_ids: frozenset[int],
@@ -35,6 +41,7 @@ class Sample:
         self._max_tokens = max_tokens
         self._eos = eos_token_ids
         self._banned = () if request.stopping.ignore_eos else tuple(sorted(eos_token_ids))
+        self._edits = logit_edits(request.sampling, prompt_tokens)
         self._text = TextStream(decode, request.stopping.stop)
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
@@ -48,12 +55,14 @@ class Sample:
         """How the next token is drawn."""
         position = len(self._token_ids)
         banned = self._banned if position < self._stopping.min_tokens else ()
-        return Draw(self._sampling, position, banned)
+        return Draw(self._sampling, position, banned, self._edits)
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Delta | None:
         """Takes the next token; returns what a stream shows of it."""
         generated = self._token_ids
         generated.append(token_id)
+        if self._edits is not None:
+            self._edits.push(token_id)
         sequence = self._sequence
         sequence.token_ids.append(token_id)
         sequence.logits_from = sequence.num_positions - 1
@@ -116,6 +125,7 @@ class Generation:
         self._samples = [
             Sample(
                 self,
+                distinct_tokens(request.sampling, request.prompt_token_ids),
                 # The last token's own position is never computed.
                 max_tokens=min(request.stopping.max_tokens, max_context - num_positions + 1),
                 eos_token_ids=eos_token_ids,

@@ -1,11 +1,82 @@
-"""What changes a row of logits before its token is drawn, whatever the temperature."""
+"""What changes a row of logits before its token is drawn, greedily or not.
 
-from collections.abc import Sequence
+In this order, which is that of transformers where transformers has them: logit bias; repetition
+penalty (Keskar et al. 2019, section 4.1) over the tokens of prompt and generation; frequency and
+presence penalties (OpenAI's) over the generated tokens alone. Tokens that must not be drawn stay
+so. A row's cost follows the tokens it touches, not the vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from server.types import SamplingParams
+
+TokenIdArray = npt.NDArray[np.int64]
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+class LogitEdits:
+    """Bias and penalties of one sample, and the tokens they depend on."""
+
+    def __init__(self, params: SamplingParams, prompt_token_ids: TokenIdArray) -> None:
+        self.params = params
+        self.bias_ids = np.array([i for i, _ in params.logit_bias], dtype=np.int64)
+        self.bias = np.array([value for _, value in params.logit_bias], dtype=np.float32)
+        self._prompt = prompt_token_ids
+        self._places: dict[int, int] = {}
+        self._ids = np.empty(16, dtype=np.int64)
+        self._counts = np.empty(16, dtype=np.float32)
+
+    @property
+    def seen(self) -> TokenIdArray:
+        """Tokens of prompt and generation; some are there twice."""
+        return np.concatenate((self._prompt, self.generated))
+
+    @property
+    def generated(self) -> TokenIdArray:
+        """Distinct generated tokens [n]."""
+        return self._ids[: len(self._places)]
+
+    @property
+    def counts(self) -> npt.NDArray[np.float32]:
+        """How often each of `generated` was generated [n]."""
+        return self._counts[: len(self._places)]
+
+    def push(self, token_id: int) -> None:
+        """Takes the next token of the generation."""
+        place = self._places.get(token_id)
+        if place is not None:
+            self._counts[place] += 1
+            return
+        place = self._places[token_id] = len(self._places)
+        if place == len(self._ids):
+            self._ids = np.resize(self._ids, 2 * place)
+            self._counts = np.resize(self._counts, 2 * place)
+        self._ids[place], self._counts[place] = token_id, 1
+
+
+def distinct_tokens(params: SamplingParams, prompt_token_ids: Sequence[int]) -> TokenIdArray:
+    """The prompt's distinct tokens, as far as `params` need them. Samples may share them."""
+    if params.repetition_penalty == 1.0:
+        return np.empty(0, dtype=np.int64)
+    return np.unique(np.array(prompt_token_ids, dtype=np.int64))
+
+
+def logit_edits(params: SamplingParams, prompt_token_ids: TokenIdArray) -> LogitEdits | None:
+    """A new sample's edits, None where nothing is to be changed. `prompt_token_ids` are those of
+    `distinct_tokens`."""
+    changes = (
+        params.logit_bias
+        or params.repetition_penalty != 1.0
+        or params.frequency_penalty
+        or params.presence_penalty
+    )
+    return LogitEdits(params, prompt_token_ids) if changes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +88,7 @@ class Draw:
     """Tokens generated before this one."""
     banned: tuple[int, ...] = ()
     """Token ids that must not be drawn: the end of sequence before min_tokens."""
+    edits: LogitEdits | None = None
 
 
 def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
@@ -24,3 +96,61 @@ def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
     for row, item in enumerate(draws):
         if item.banned:
             logits[row, list(item.banned)] = float("-inf")
+
+
+def edit(scores: torch.Tensor, edits: Sequence[LogitEdits]) -> None:
+    """Applies each row's edits to `scores` [N, V], float32 without NaN or +inf, in place."""
+    _change(
+        scores,
+        [item.bias_ids for item in edits],
+        lambda old: old + _like(old, np.concatenate([item.bias for item in edits])),
+    )
+    seen = [item.seen if item.params.repetition_penalty != 1.0 else _NOTHING for item in edits]
+
+    def repeated(old: torch.Tensor) -> torch.Tensor:
+        penalty = _like(old, _spread([e.params.repetition_penalty for e in edits], seen))
+        return torch.where(old < 0, old * penalty, old / penalty)
+
+    _change(scores, seen, repeated)
+    generated = [item.generated for item in edits]
+
+    def occurred(old: torch.Tensor) -> torch.Tensor:
+        counts = np.concatenate([item.counts for item in edits])
+        frequency = _spread([e.params.frequency_penalty for e in edits], generated)
+        presence = _spread([e.params.presence_penalty for e in edits], generated)
+        return old - _like(old, counts * frequency + presence)
+
+    if any(e.params.frequency_penalty or e.params.presence_penalty for e in edits):
+        _change(scores, generated, occurred)
+
+
+_NOTHING: TokenIdArray = np.empty(0, dtype=np.int64)
+
+
+def _change(
+    scores: torch.Tensor,
+    token_ids: Sequence[TokenIdArray],
+    new_values: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Replaces the scores of each row's tokens, all rows at once.
+
+    Sums and products that overflow become the largest number there is; what is -inf stays.
+    """
+    size = scores.shape[1]
+    places = np.concatenate([row * size + ids for row, ids in enumerate(token_ids)])
+    if not len(places):
+        return
+    index = torch.from_numpy(places).to(scores.device)
+    flat = scores.view(-1)
+    old = flat[index]
+    new = new_values(old).clamp(-_LARGEST, _LARGEST)
+    flat[index] = torch.where(old == float("-inf"), old, new)
+
+
+def _spread(values: Sequence[float], token_ids: Sequence[TokenIdArray]) -> npt.NDArray[np.float32]:
+    """Each row's value, once for each of its tokens."""
+    return np.repeat(np.array(values, dtype=np.float32), [len(ids) for ids in token_ids])
+
+
+def _like(tensor: torch.Tensor, values: npt.NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(values).to(tensor.device)

@@ -2,7 +2,8 @@
 
 The randomness of a draw is one uniform number, a function of (seed, position) alone; the token is
 where the cumulative distribution first exceeds it. So a request's tokens never depend on its
-neighbours. Filters apply in the order of transformers: temperature, top-k, top-p.
+neighbours. Bias and penalties come first (`logits_processors.py`), then filters in the order of
+transformers: temperature, top-k, top-p, min-p.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.engine.logits_processors import Draw, mask
+from server.engine.logits_processors import Draw, edit, mask
 from server.types import SamplingParams
 
 # Sorting a whole vocabulary costs more than the rest of a small step, and nearly every top-k or
@@ -31,11 +32,21 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
     # max propagates NaN, so one number per row tells of every NaN and +inf.
     finite = highest.isfinite().tolist()
     token_ids = best.tolist()
+    edits = {i: item.edits for i, item in enumerate(draws) if item.edits is not None and finite[i]}
     random = [i for i, item in enumerate(draws) if item.params.temperature > 0.0 and finite[i]]
-    if random:
-        rows = logits if len(random) == len(draws) else logits[random]
-        for i, token_id in zip(random, _sample(rows, [draws[i] for i in random]), strict=True):
-            token_ids[i] = token_id
+    plain = [i for i in random if i not in edits]
+    if plain:
+        rows = logits if len(plain) == len(draws) else logits[plain]
+        _fill(token_ids, plain, _sample(rows, [draws[i] for i in plain]))
+    if edits:
+        edited = list(edits)
+        rows = logits[edited].float()
+        edit(rows, list(edits.values()))
+        _fill(token_ids, edited, rows.argmax(-1).tolist())
+        random = [i for i in random if i in edits]
+        if random:
+            rows = rows[[edited.index(i) for i in random]]
+            _fill(token_ids, random, _sample(rows, [draws[i] for i in random]))
     return [token_id if ok else None for ok, token_id in zip(finite, token_ids, strict=True)]
 
 
@@ -68,7 +79,8 @@ def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
     result = [0] * len(draws)
     whole = [i for i, p in enumerate(params) if not 0 < p.top_k < size and p.top_p >= 1.0]
     if whole:
-        cumulative = probabilities[whole].cumsum(-1, dtype=torch.float64)
+        kept = _drop_below_min_p(probabilities[whole], [params[i] for i in whole])
+        cumulative = kept.cumsum(-1, dtype=torch.float64)
         _fill(result, whole, _invert(cumulative, uniform[whole]).tolist())
     filtered = sorted(set(range(len(draws))) - set(whole))
     if filtered:
@@ -96,7 +108,7 @@ def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 def _invert_filtered(
     sorted_probabilities: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws from rows [N, S] of descending probabilities after top-k and top-p.
+    """Draws from rows [N, S] of descending probabilities after top-k, top-p and min-p.
 
     Returns indices into the S columns, and whether the S columns hold everything that the row's
     filters keep.
@@ -113,5 +125,18 @@ def _invert_filtered(
     nucleus = (p * total).unsqueeze(1)
     # The smallest set that reaches the nucleus: a token stays while those before it fall short.
     kept = kept.masked_fill((cumulative - kept >= nucleus) & (rank > 0), 0.0)
-    enough = (k <= size) | (cumulative[:, -1] >= nucleus.squeeze(1))
+    kept = _drop_below_min_p(kept, params)
+    enough = (k <= size) | (cumulative[:, -1] >= nucleus.squeeze(1)) | (kept[:, -1] == 0.0)
     return _invert(kept.cumsum(-1), uniform), enough
+
+
+def _drop_below_min_p(
+    probabilities: torch.Tensor, params: Sequence[SamplingParams]
+) -> torch.Tensor:
+    """`probabilities` [N, S], with 0 for tokens less than min-p times as likely as the row's
+    likeliest. They need not add up to 1."""
+    if not any(p.min_p for p in params):
+        return probabilities
+    min_p = torch.tensor([p.min_p for p in params], device=probabilities.device)
+    threshold = min_p.unsqueeze(1) * probabilities.amax(-1, keepdim=True)
+    return probabilities.masked_fill(probabilities < threshold, 0.0)

@@ -24,27 +24,27 @@ def sampling_params(message: types_pb2.SamplingParams) -> SamplingParams:
     _range(message.temperature, 0.0, MAX_TEMPERATURE, "sampling.temperature")
     top_p = message.top_p if message.HasField("top_p") else 1.0
     _range(top_p, 0.0, 1.0, "sampling.top_p", above=True)
-    _reject_later_sampling(message)
+    _range(message.min_p, 0.0, 1.0, "sampling.min_p")
+    repetition = message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
+    _range(repetition, 0.0, math.inf, "sampling.repetition_penalty", above=True)
+    _range(message.frequency_penalty, -2.0, 2.0, "sampling.frequency_penalty")
+    _range(message.presence_penalty, -2.0, 2.0, "sampling.presence_penalty")
+    for token_id, bias in message.logit_bias.items():
+        if not math.isfinite(bias):
+            raise InvalidRequestError(
+                f"sampling.logit_bias[{token_id}]", f"is {bias:g}, must be finite"
+            )
     return SamplingParams(
         temperature=message.temperature,
         top_k=message.top_k,
         top_p=top_p,
+        min_p=message.min_p,
         seed=message.seed if message.HasField("seed") else secrets.randbits(63),
+        repetition_penalty=repetition,
+        frequency_penalty=message.frequency_penalty,
+        presence_penalty=message.presence_penalty,
+        logit_bias=tuple(message.logit_bias.items()),
     )
-
-
-def _reject_later_sampling(message: types_pb2.SamplingParams) -> None:
-    _range(message.min_p, 0.0, 1.0, "sampling.min_p")
-    _unsupported(message.min_p != 0, "sampling.min_p")
-    if message.HasField("repetition_penalty"):
-        penalty = message.repetition_penalty
-        _range(penalty, 0.0, math.inf, "sampling.repetition_penalty", above=True)
-        _unsupported(penalty != 1, "sampling.repetition_penalty")
-    _range(message.frequency_penalty, -2.0, 2.0, "sampling.frequency_penalty")
-    _unsupported(message.frequency_penalty != 0, "sampling.frequency_penalty")
-    _range(message.presence_penalty, -2.0, 2.0, "sampling.presence_penalty")
-    _unsupported(message.presence_penalty != 0, "sampling.presence_penalty")
-    _unsupported(bool(message.logit_bias), "sampling.logit_bias")
 
 
 def stopping_params(message: types_pb2.StoppingParams, limits: LimitsConfig) -> StoppingParams:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,5 +183,5 @@ class Driver:
         raise AssertionError(f"still at work after {max_steps} steps")
 
 
-_SAMPLING = {"temperature", "top_k", "top_p", "seed"}
+_SAMPLING = {field.name for field in fields(SamplingParams)}
 _STOPPING = {"min_tokens", "stop", "ignore_eos"}

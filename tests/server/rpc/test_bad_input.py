@@ -74,6 +74,9 @@ def test_sampling_out_of_range(shared: Server, field: str, sampling: dict[str, f
         ("stopping.stop", {"stopping": tpb.StoppingParams(stop=["a"] * 17)}),
         ("output.top_logprobs", {"output": tpb.OutputOptions(logprobs=True, top_logprobs=21)}),
         ("num_samples", {"num_samples": 0}),
+        ("sampling.logit_bias[5]", {"sampling": tpb.SamplingParams(logit_bias={5: NAN})}),
+        ("sampling.logit_bias[5]", {"sampling": tpb.SamplingParams(logit_bias={5: -INF})}),
+        ("sampling.logit_bias[320]", {"sampling": tpb.SamplingParams(logit_bias={320: 1.0})}),
         ("tenant", {"tenant": "x" * 129}),
         ("request_id", {"request_id": "line\nbreak"}),
         ("input", {"input": tpb.Input()}),
@@ -109,11 +112,6 @@ def test_field_out_of_range(shared: Server, field: str, fields: dict[str, Any]) 
         ("num_samples", {"num_samples": 2}),
         ("adapters", {"adapters": [tpb.WeightedAdapter(adapter="pirate")]}),
         ("structured_output", {"structured_output": tpb.StructuredOutput(regex="a")}),
-        ("sampling.min_p", {"sampling": tpb.SamplingParams(min_p=0.1)}),
-        ("sampling.repetition_penalty", {"sampling": tpb.SamplingParams(repetition_penalty=1.1)}),
-        ("sampling.frequency_penalty", {"sampling": tpb.SamplingParams(frequency_penalty=1)}),
-        ("sampling.presence_penalty", {"sampling": tpb.SamplingParams(presence_penalty=1)}),
-        ("sampling.logit_bias", {"sampling": tpb.SamplingParams(logit_bias={1: 2.0})}),
         ("output.prompt_logprobs", {"output": tpb.OutputOptions(prompt_logprobs=True)}),
     ],
 )
@@ -123,7 +121,7 @@ def test_options_of_later_versions(shared: Server, field: str, fields: dict[str,
     assert error.details().startswith(field)
 
 
-def test_neutral_values_of_later_options_are_taken(shared: Server) -> None:
+def test_neutral_values_change_nothing(shared: Server) -> None:
     neutral = tpb.SamplingParams(
         min_p=0, repetition_penalty=1, frequency_penalty=0, presence_penalty=0, top_k=0, top_p=1
     )

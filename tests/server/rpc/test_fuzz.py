@@ -24,6 +24,8 @@ TOKEN_IDS = st.lists(st.one_of(st.integers(0, 400), UINT32), max_size=6).map(
 )
 ADAPTERS = st.one_of(st.sampled_from(["", "base", "pirate", "polite", "pirate@latest"]), TEXT)
 SANE = st.one_of(st.none(), st.just(0.7))
+# Seldom enough that a request of many such fields is sometimes taken.
+NUMBERS = st.one_of(*[SANE] * 4, FLOATS)
 INPUTS = st.one_of(
     st.builds(tpb.Input, text=TEXT),
     st.builds(tpb.Input, raw_prompt=TEXT),
@@ -38,10 +40,15 @@ INPUTS = st.one_of(
 )
 SAMPLING = st.builds(
     tpb.SamplingParams,
-    temperature=SANE | FLOATS,
+    temperature=NUMBERS,
     top_k=st.none() | UINT32,
-    top_p=SANE | FLOATS,
+    top_p=NUMBERS,
+    min_p=NUMBERS,
     seed=st.none() | st.integers(0, 2**64 - 1),
+    repetition_penalty=NUMBERS,
+    frequency_penalty=NUMBERS,
+    presence_penalty=NUMBERS,
+    logit_bias=st.dictionaries(st.integers(0, 330), NUMBERS.map(lambda x: x or 0), max_size=3),
 )
 STOPPING = st.builds(
     tpb.StoppingParams,
