@@ -58,6 +58,9 @@ class EngineConfig:
     """Sequences in one step. More raises throughput and the time between tokens."""
     max_queue_size: AtLeastOne = 1024
     """Requests waiting to start; beyond it `submit` refuses, so that memory stays bounded."""
+    max_wait_s: Seconds = 60.0
+    """Whoever has waited longer gets every second free place, oldest first, whatever its priority,
+    tenant and adapter: bounds how long anyone waits."""
     max_step_tokens: AtLeastOne = 512
     """Rows of one step, decode and prefill together: bounds how long a long prompt holds up the
     others."""

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 class EngineCore:
     """Holds every accepted request until its terminal event. Not thread-safe.
 
-    `on_ended` is called with a request's id just before its terminal event.
+    `on_ended` is called with a request's id just before its terminal event. `clock` counts the
+    seconds that requests wait.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EngineCore:
         config: EngineConfig,
         metrics: EngineMetrics,
         on_ended: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base
         self._config = config
@@ -72,6 +74,7 @@ class EngineCore:
             self._slots,
             on_preempted=lambda _: metrics.preempted(),
             on_failed=self._not_placed,
+            clock=clock,
         )
         self._layout = (
             Layout.deterministic(config.block_size)
@@ -149,7 +152,7 @@ class EngineCore:
             for answer in filter(self._book.is_open, answers):
                 self._book.fail(answer, error)
         self._num_steps += 1
-        num_decode = sum(chunk.count == 1 for chunk in chunks)
+        num_decode = sum(chunk.count for chunk in chunks if chunk.is_decode)
         num_rows = sum(chunk.count for chunk in chunks)
         self._metrics.step(
             StepRecord(

@@ -1,25 +1,22 @@
 """Who runs in a step, under three budgets: rows, cache blocks and adapter slots."""
 
-from bisect import insort
+import time
 from collections.abc import Callable, Iterable
 
 from server.config import EngineConfig
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.sequence import Chunk, Sequence
 from server.engine.slots import AdapterSlots
-
-
-def _order(sequence: Sequence) -> tuple[int, int, int]:
-    return sequence.order
+from server.engine.waiting import WaitingQueue
 
 
 class Scheduler:
     """Owns the sequences, their blocks and their slots.
 
-    Running sequences keep their place in every step; waiting ones join in order, and nobody
-    overtakes the first in line. When blocks run out, the last in order loses its blocks and
-    computes again later. `on_failed` is told of a sequence whose adapter cannot be placed, and must
-    remove it.
+    Running sequences keep their place in every step; waiting ones join as `WaitingQueue` says, and
+    nobody overtakes a sequence that waits for blocks. When blocks run out, the last by its rank
+    loses its blocks and computes again later. `on_failed` is told of a sequence whose adapter
+    cannot be placed, and must remove it. `clock` counts seconds.
     """
 
     def __init__(
@@ -30,6 +27,7 @@ class Scheduler:
         slots: AdapterSlots,
         on_preempted: Callable[[Sequence], None],
         on_failed: Callable[[Sequence, Exception], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._pool = pool
@@ -37,7 +35,8 @@ class Scheduler:
         self._slots = slots
         self._on_preempted = on_preempted
         self._on_failed = on_failed
-        self._waiting: list[Sequence] = []
+        self._clock = clock
+        self._waiting = WaitingQueue(config.max_wait_s, config.max_queue_size)
         self._running: list[Sequence] = []
 
     @property
@@ -48,17 +47,17 @@ class Scheduler:
     @property
     def sequences(self) -> list[Sequence]:
         """All of them, waiting and running."""
-        return self._waiting + self._running
+        return [*self._waiting, *self._running]
 
     def add(self, sequence: Sequence) -> None:
         """Takes a new sequence. Its positions must fit the whole pool."""
-        insort(self._waiting, sequence, key=_order)
+        self._waiting.add(sequence, self._clock())
 
     def remove(self, sequence: Sequence) -> None:
         """Drops a sequence wherever it is, with its blocks and slot. Unknown ones are ignored."""
         if sequence in self._running:
             self._running.remove(sequence)
-        elif sequence in self._waiting:
+        else:
             self._waiting.remove(sequence)
         self._release(sequence)
 
@@ -71,6 +70,8 @@ class Scheduler:
         full, copies = parent.blocks[:num_full], []
         try:
             for child in children:
+                child.claim, child.share = parent.claim, parent.share
+                child.queued_s = parent.queued_s
                 self._pool.share(full)
                 child.blocks = list(full)
                 child.num_computed = num_full * block_size
@@ -89,21 +90,23 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step; empty only if there is nothing to do."""
         chunks: dict[Sequence, Chunk] = {}
-        budget = self._config.max_step_tokens
+        budget, now = self._config.max_step_tokens, self._clock()
         # Decoding first: a long prompt must not stall those who are talking.
-        for sequence in sorted(self._running, key=lambda s: (s.num_remaining > 1, s.order)):
+        for sequence in sorted(
+            self._running, key=lambda s: (s.num_remaining > 1, self._waiting.rank(s, now))
+        ):
             count = min(sequence.num_remaining, budget)
             if count == 0 or sequence not in self._running:
                 continue
-            budget += self._make_room(sequence, count, chunks)
+            budget += self._make_room(sequence, count, chunks, now)
             if sequence in self._running:
                 chunks[sequence] = self._chunk(sequence, count)
                 budget -= count
-        while budget > 0 and self._waiting and len(self._running) < self._config.max_batch_size:
-            sequence = self._waiting[0]
-            if not self._can_admit(sequence):
+        while budget > 0 and len(self._running) < self._config.max_batch_size:
+            candidate = self._waiting.next(now, self._can_place)
+            if candidate is None or not self._can_admit(candidate, now):
                 break
-            lease = sequence.answer.request.lease
+            sequence, lease = candidate, candidate.answer.request.lease
             if lease is not None:
                 try:
                     sequence.placed = self._slots.acquire(lease)
@@ -111,10 +114,11 @@ class Scheduler:
                     # Such as a device without memory for the weights: no fault of the others.
                     self._on_failed(sequence, error)
                     continue
-            self._waiting.pop(0)
+            self._waiting.admit(sequence, now)
             self._running.append(sequence)
             chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))
             budget -= chunks[sequence].count
+        self._waiting.charge(chunks.values())
         return list(chunks.values())
 
     def check_integrity(self) -> None:
@@ -123,7 +127,7 @@ class Scheduler:
         assert len(set(everyone)) == len(everyone), "a sequence is there twice"
         self._pool.check_integrity(sequence.blocks for sequence in everyone)
         self._slots.check_integrity([s.placed for s in everyone if s.placed is not None])
-        assert self._waiting == sorted(self._waiting, key=_order), "the queue is out of order"
+        self._waiting.check_integrity()
         assert all(s.placed is None for s in self._waiting), "a waiting sequence holds a slot"
         assert len(self._running) <= self._config.max_batch_size
         for sequence in everyone:
@@ -143,9 +147,12 @@ class Scheduler:
             sequence.blocks += blocks
         return Chunk(sequence, start, count)
 
-    def _can_admit(self, sequence: Sequence) -> bool:
+    def _can_place(self, sequence: Sequence) -> bool:
         lease = sequence.answer.request.lease
-        if lease is not None and not self._slots.can_acquire(lease):
+        return lease is None or self._slots.can_acquire(lease)
+
+    def _can_admit(self, sequence: Sequence, now: float) -> bool:
+        if not self._can_place(sequence):
             return False
         # All known positions, not only the first chunk: else it would soon be preempted.
         missing = self._num_missing(sequence, sequence.num_positions)
@@ -156,11 +163,13 @@ class Scheduler:
                 self._preempt(sequence)
                 missing = self._num_missing(sequence, sequence.num_positions)
                 break
-            self._preempt(holders[-1])
+            self._preempt(max(holders, key=lambda s: self._waiting.rank(s, now)))
         return self._pool.can_allocate(missing)
 
-    def _make_room(self, sequence: Sequence, count: int, chunks: dict[Sequence, Chunk]) -> int:
-        """Preempts the last in order until `count` more positions fit, at worst `sequence`
+    def _make_room(
+        self, sequence: Sequence, count: int, chunks: dict[Sequence, Chunk], now: float
+    ) -> int:
+        """Preempts the last by rank until `count` more positions fit, at worst `sequence`
         itself. Returns the rows given back by chunks that were scheduled already."""
         given_back = 0
         while sequence in self._running:
@@ -168,7 +177,7 @@ class Scheduler:
             if self._pool.can_allocate(missing):
                 break
             holders = [s for s in self._waiting if s.blocks] + self._running
-            victim = max(holders, key=_order)
+            victim = max(holders, key=lambda s: self._waiting.rank(s, now))
             self._preempt(victim)
             chunk = chunks.pop(victim, None)
             given_back += chunk.count if chunk else 0
@@ -177,7 +186,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         if sequence in self._running:
             self._running.remove(sequence)
-            insort(self._waiting, sequence, key=_order)
+            self._waiting.add(sequence, self._clock())
         self._release(sequence)
         sequence.num_computed = 0
         self._on_preempted(sequence)

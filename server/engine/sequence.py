@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from server.engine.answer import Answer
+    from server.engine.fairness import Share
     from server.engine.slots import PlacedAdapter
 
 
@@ -20,7 +21,7 @@ class Sequence:
     answer: "Answer"
     """The request's answer, which takes the logits."""
     order: tuple[int, int, int]
-    """Smaller runs first: (-priority, arrival number, index within the request)."""
+    """(-priority, arrival number, index within the request)."""
     token_ids: list[int]
     num_virtual: int
     logits_from: int
@@ -31,6 +32,14 @@ class Sequence:
     """Positions whose keys and values are in the cache."""
     blocks: list[int] = field(default_factory=list)
     placed: "PlacedAdapter | None" = None
+    share: "Share | None" = None
+    """Whom its rows are counted for."""
+    queued_s: float = 0.0
+    """When its request joined the queue, on the engine's clock."""
+    claim: int = 0
+    """Number of its first admission, or of the sequence's that it is forked from; 0: none yet."""
+    decode_from: int = 0
+    """Positions it was admitted with: from there on are tokens generated since. 0: not admitted."""
 
     @property
     def num_positions(self) -> int:
@@ -50,6 +59,11 @@ class Chunk:
     sequence: Sequence
     start: int
     count: int
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether its rows are of generated tokens, and not of a prompt or computed again."""
+        return self.start >= self.sequence.decode_from
 
     @property
     def num_logit_rows(self) -> int:

@@ -49,16 +49,13 @@ class AdapterSlots:
         self._placed: OrderedDict[Key, PlacedAdapter] = OrderedDict()
         self._doomed: set[Key] = set()
         self._num_placed = 0
+        self._num_used = 0
         self.keys: tuple[Key, ...] = ()
         """(name, version) of the adapters in slots. Safe to read from any thread."""
 
     def can_acquire(self, lease: Lease) -> bool:
         """Whether `acquire` would succeed: placed already, or a slot is free or can be freed."""
-        return (
-            (lease.name, lease.version) in self._placed
-            or len(self._placed) < self._num_slots
-            or any(placed.num_users == 0 for placed in self._placed.values())
-        )
+        return (lease.name, lease.version) in self._placed or self._num_used < self._num_slots
 
     def acquire(self, lease: Lease) -> PlacedAdapter:
         """The adapter's slot, with one more user. Requires `can_acquire(lease)`."""
@@ -74,14 +71,17 @@ class AdapterSlots:
             self.keys = tuple(sorted(self._placed))
             self._on_placed(lease.name, time.perf_counter() - started)
         self._placed.move_to_end(key)
+        self._num_used += placed.num_users == 0
         placed.num_users += 1
         return placed
 
     def release(self, placed: PlacedAdapter) -> None:
         """Takes back one use."""
         placed.num_users -= 1
-        if placed.num_users == 0 and placed.key in self._doomed:
-            self._drop(placed.key)
+        if placed.num_users == 0:
+            self._num_used -= 1
+            if placed.key in self._doomed:
+                self._drop(placed.key)
 
     def evict(self, key: Key) -> None:
         """Empties the adapter's slot, now or when its last user releases it."""
@@ -99,6 +99,7 @@ class AdapterSlots:
         for key, placed in self._placed.items():
             count = sum(other is placed for other in used)
             assert placed.num_users == count, f"{key}: {placed.num_users} users, {count} found"
+        assert self._num_used == sum(p.num_users > 0 for p in self._placed.values())
         placed_ids = {id(placed) for placed in self._placed.values()}
         assert all(id(other) in placed_ids for other in used), "an evicted adapter is in use"
 

@@ -1,7 +1,7 @@
 """Drives the engine's core step by step, without a thread."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,11 @@ class Inbox:
 class Driver:
     """An engine core whose every step is checked."""
 
-    def __init__(self, base: LoadedBase, **config: Any) -> None:
+    def __init__(
+        self, base: LoadedBase, *, clock: Callable[[], float] = time.monotonic, **config: Any
+    ) -> None:
         self.metrics = Recorder()
-        self.core = EngineCore(base, EngineConfig(**config), self.metrics)
+        self.core = EngineCore(base, EngineConfig(**config), self.metrics, clock=clock)
         self._count = 0
 
     def request(

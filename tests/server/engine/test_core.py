@@ -108,6 +108,53 @@ def test_higher_priority_first(loaded: LoadedBase) -> None:
     assert order == ["c", "e", "a", "b", "d"]
 
 
+def test_newcomer_starts_at_the_next_free_place(
+    loaded: LoadedBase, held: dict[str, HeldAdapter]
+) -> None:
+    driver = Driver(loaded, max_batch_size=2, max_queue_size=2000)
+    busy = [driver.add((1, 2), held["wide"], max_tokens=4) for _ in range(1000)]
+    for _ in range(10):
+        driver.step()
+    num_ended = sum(inbox.terminal is not None for inbox in busy)
+    newcomer = driver.add((1, 2), held["narrow"], max_tokens=1)
+    while newcomer.terminal is None:
+        driver.step()
+    # Those that ran when it came, and nobody else.
+    assert newcomer.finished
+    assert sum(inbox.terminal is not None for inbox in busy) <= num_ended + 2
+
+
+def test_who_waits_for_a_slot_is_overtaken_until_the_bound(
+    loaded: LoadedBase, held: dict[str, HeldAdapter]
+) -> None:
+    now = [0.0]
+    driver = Driver(loaded, clock=lambda: now[0], num_adapter_slots=1, max_wait_s=30.0)
+    driver.add((1, 2), held["wide"], max_tokens=60)
+    driver.step()
+    blocked = driver.add((1, 2), held["narrow"], max_tokens=1)
+    beside = [driver.add((1, 2), held[name] if name else None) for name in ("wide", None)]
+    driver.step()
+    assert all(inbox.events for inbox in beside)
+    now[0] = 30.0
+    late = driver.add((1, 2), held["wide"], max_tokens=1)
+    for _ in range(20):
+        driver.step()
+    assert not blocked.events
+    assert not late.events
+    driver.run()
+    assert driver.metrics.placed == ["wide", "narrow", "wide"]
+    assert blocked.finished
+    assert late.finished
+
+
+def test_rows_of_a_prompt_are_prefill_however_few(loaded: LoadedBase) -> None:
+    driver = Driver(loaded, max_step_tokens=4)
+    driver.add((1, 2, 3, 4, 5), max_tokens=3)
+    driver.run()
+    rows = [(step.num_prefill_tokens, step.num_decode_tokens) for step in driver.metrics.steps]
+    assert rows == [(4, 0), (1, 0), (0, 1), (0, 1)]
+
+
 def test_prefill_is_chunked_and_shares_steps_with_decode(loaded: LoadedBase) -> None:
     driver = Driver(loaded, max_step_tokens=16)
     driver.add((1, 2, 3), max_tokens=30)
