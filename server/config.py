@@ -70,6 +70,10 @@ class EngineConfig:
     """Cache blocks. None: as many as `cache_bytes` holds."""
     cache_bytes: AtLeastOne | None = None
     """Memory for keys and values, where `num_blocks` is None. None: a share of the device's."""
+    prefix_cache: bool = True
+    """Requests that begin with the same tokens, under the same adapter version, share the states of
+    them. Costs no memory that is needed otherwise. Clients can tell from the time to the first
+    token what others sent."""
     num_adapter_slots: AtLeastOne = 32
     """Adapters on the device at a time. At least `max_batch_size` never delays a request."""
     max_lora_rank: AtLeastOne = 256

@@ -159,8 +159,23 @@ class Metrics:
         self._blocks_used = Gauge(
             "understudy_blocks_used", "Cache blocks in use.", registry=registry
         )
+        self._blocks_cached = Gauge(
+            "understudy_blocks_cached",
+            "Cache blocks that no sequence holds, kept for the prefixes in them.",
+            registry=registry,
+        )
         self._blocks_capacity = Gauge(
             "understudy_blocks_capacity", "Cache blocks there are.", registry=registry
+        )
+        self._prefix_queries = Counter(
+            "understudy_prefix_cache_queries",
+            "Positions, virtual tokens included, of sequences that joined the batch.",
+            registry=registry,
+        )
+        self._prefix_hits = Counter(
+            "understudy_prefix_cache_hits",
+            "Those positions whose states came from the prefix cache.",
+            registry=registry,
         )
 
         self._adapter_load_s = Histogram(
@@ -202,6 +217,7 @@ class Metrics:
         self._running.set_function(lambda: stats().num_running)
         self._waiting.set_function(lambda: stats().num_waiting)
         self._blocks_used.set_function(lambda: stats().num_used_blocks)
+        self._blocks_cached.set_function(lambda: stats().num_cached_blocks)
         self._blocks_capacity.set_function(lambda: stats().num_total_blocks)
         self._adapters.labels("device").set_function(lambda: len(stats().slots))
 
@@ -247,6 +263,8 @@ class Metrics:
         self._step_sequences.observe(record.num_sequences)
         self._step_tokens.labels("prefill").inc(record.num_prefill_tokens)
         self._step_tokens.labels("decode").inc(record.num_decode_tokens)
+        self._prefix_queries.inc(record.num_prefix_queries)
+        self._prefix_hits.inc(record.num_prefix_hits)
 
     def request_accepted(self, adapter: str) -> None:
         """The engine took a request."""

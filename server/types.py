@@ -224,6 +224,10 @@ class StepRecord:
     num_waiting: int
     num_used_blocks: int
     num_total_blocks: int
+    num_prefix_queries: int
+    """Positions, virtual tokens included, that sequences brought which joined the batch."""
+    num_prefix_hits: int
+    """Positions that were found in the prefix cache and need no computing."""
 
 
 class EngineMetrics(Protocol):
@@ -262,6 +266,8 @@ class EngineStats:
     num_running: int
     num_waiting: int
     num_used_blocks: int
+    num_cached_blocks: int
+    """Blocks that no sequence holds, kept for the prefixes in them until they are needed."""
     num_total_blocks: int
     num_steps: int
     num_generated_tokens: int

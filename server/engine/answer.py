@@ -17,6 +17,8 @@ class Progress:
     started_s: float | None = None
     first_token_s: float | None = None
     max_batch_size: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens whose states came from the prefix cache."""
 
     def usage(self, request: Request, num_completion_tokens: int) -> Usage:
         """The request's usage as of now."""
@@ -24,7 +26,7 @@ class Progress:
         return Usage(
             num_prompt_tokens=len(request.prompt_token_ids),
             num_completion_tokens=num_completion_tokens,
-            num_cached_tokens=0,
+            num_cached_tokens=self.num_cached_tokens,
             queue_s=(self.started_s or now) - request.arrival_s,
             first_token_s=(self.first_token_s or now) - request.arrival_s,
             total_s=now - request.arrival_s,

@@ -14,6 +14,7 @@ from server.engine.generation import Generation, Sample
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
 from server.engine.logprobs import log_probabilities, token_logprobs
+from server.engine.prefix_cache import PrefixCache
 from server.engine.runner import Runner
 from server.engine.sampler import draw
 from server.engine.scheduler import Scheduler
@@ -60,6 +61,13 @@ class EngineCore:
         """Most positions of one request: the model's context, or the whole cache."""
         self._pool = BlockPool(num_blocks)
         cache = KVCache(base.cache_shape, num_blocks, config.block_size, base.dtype, base.device)
+        self._prefixes = PrefixCache(
+            base.info.fingerprint,
+            config.block_size,
+            self._pool,
+            cache,
+            enabled=config.prefix_cache,
+        )
         self._slots = AdapterSlots(
             base.decoder.groups,
             config.num_adapter_slots,
@@ -71,6 +79,7 @@ class EngineCore:
             config,
             self._pool,
             cache,
+            self._prefixes,
             self._slots,
             on_preempted=lambda _: metrics.preempted(),
             on_failed=self._not_placed,
@@ -132,8 +141,10 @@ class EngineCore:
             self._book.fail(answer, error)
 
     def evict(self, name: str, version: str) -> None:
-        """Empties an adapter's slot, now or when its last sequence leaves."""
+        """Empties an adapter's slot, now or when its last sequence leaves, and forgets its
+        prefixes."""
         self._slots.evict((name, version))
+        self._prefixes.forget((name, version))
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -152,6 +163,7 @@ class EngineCore:
             for answer in filter(self._book.is_open, answers):
                 self._book.fail(answer, error)
         self._num_steps += 1
+        num_queries, num_hits = self._prefixes.take_counts()
         num_decode = sum(chunk.count for chunk in chunks if chunk.is_decode)
         num_rows = sum(chunk.count for chunk in chunks)
         self._metrics.step(
@@ -163,6 +175,8 @@ class EngineCore:
                 num_waiting=self.num_unstarted,
                 num_used_blocks=self._pool.num_used,
                 num_total_blocks=self._pool.num_blocks,
+                num_prefix_queries=num_queries,
+                num_prefix_hits=num_hits,
             )
         )
 
@@ -172,6 +186,7 @@ class EngineCore:
             num_running=self._scheduler.num_running,
             num_waiting=self.num_unstarted,
             num_used_blocks=self._pool.num_used,
+            num_cached_blocks=self._pool.num_cached,
             num_total_blocks=self._pool.num_blocks,
             num_steps=self._num_steps,
             num_generated_tokens=self._num_generated,
@@ -198,6 +213,7 @@ class EngineCore:
                 # A score that failed at another of its continuations in this very step.
                 continue
             sequence.num_computed += chunk.count
+            self._prefixes.keep(chunk)
             if isinstance(answer, Scoring):
                 if count:
                     self._score(answer, sequence, logits[first:row])

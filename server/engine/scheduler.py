@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from server.config import EngineConfig
 from server.engine.kv_cache import BlockPool, KVCache
+from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Chunk, Sequence
 from server.engine.slots import AdapterSlots
 from server.engine.waiting import WaitingQueue
@@ -24,6 +25,7 @@ class Scheduler:
         config: EngineConfig,
         pool: BlockPool,
         cache: KVCache,
+        prefixes: PrefixCache,
         slots: AdapterSlots,
         on_preempted: Callable[[Sequence], None],
         on_failed: Callable[[Sequence, Exception], None],
@@ -32,6 +34,7 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._cache = cache
+        self._prefixes = prefixes
         self._slots = slots
         self._on_preempted = on_preempted
         self._on_failed = on_failed
@@ -75,6 +78,7 @@ class Scheduler:
                 self._pool.share(full)
                 child.blocks = list(full)
                 child.num_computed = num_full * block_size
+                child.keys = parent.keys[: num_full + 1]
                 if rest and self._pool.can_allocate(1):
                     copy = self._pool.allocate(1)
                     child.blocks += copy
@@ -95,9 +99,12 @@ class Scheduler:
         for sequence in sorted(
             self._running, key=lambda s: (s.num_remaining > 1, self._waiting.rank(s, now))
         ):
-            count = min(sequence.num_remaining, budget)
-            if count == 0 or sequence not in self._running:
+            if budget == 0 or sequence not in self._running:
                 continue
+            if sequence.num_remaining > 1:
+                # Another may have computed the same since the last step.
+                self._prefixes.reuse(sequence)
+            count = min(sequence.num_remaining, budget)
             budget += self._make_room(sequence, count, chunks, now)
             if sequence in self._running:
                 chunks[sequence] = self._chunk(sequence, count)
@@ -114,6 +121,7 @@ class Scheduler:
                     # Such as a device without memory for the weights: no fault of the others.
                     self._on_failed(sequence, error)
                     continue
+            self._prefixes.reuse(sequence)
             self._waiting.admit(sequence, now)
             self._running.append(sequence)
             chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))
@@ -133,6 +141,8 @@ class Scheduler:
         for sequence in everyone:
             capacity = len(sequence.blocks) * self._config.block_size
             assert sequence.num_computed <= min(capacity, sequence.num_positions)
+            own = sequence.blocks[sequence.num_computed // self._config.block_size :]
+            assert not any(map(self._pool.is_shared, own)), "a sequence writes to shared blocks"
 
     def _num_missing(self, sequence: Sequence, end: int) -> int:
         """Blocks that positions up to `end` need beyond those the sequence has."""
@@ -154,17 +164,20 @@ class Scheduler:
     def _can_admit(self, sequence: Sequence, now: float) -> bool:
         if not self._can_place(sequence):
             return False
-        # All known positions, not only the first chunk: else it would soon be preempted.
-        missing = self._num_missing(sequence, sequence.num_positions)
-        while not self._pool.can_allocate(missing) and not self._running:
+        while not self._fits(sequence) and not self._running:
             # Only forks that wait hold blocks now; without taking them nobody would ever run.
             holders = [s for s in self._waiting if s.blocks and s is not sequence]
             if not holders:
                 self._preempt(sequence)
-                missing = self._num_missing(sequence, sequence.num_positions)
                 break
             self._preempt(max(holders, key=lambda s: self._waiting.rank(s, now)))
-        return self._pool.can_allocate(missing)
+        return self._fits(sequence)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        # All known positions, not only the first chunk: else it would soon be preempted.
+        missing = self._num_missing(sequence, sequence.num_positions)
+        found = self._prefixes.find(sequence)
+        return self._pool.can_allocate(max(0, missing - len(found)), keeping=found)
 
     def _make_room(
         self, sequence: Sequence, count: int, chunks: dict[Sequence, Chunk], now: float
@@ -188,11 +201,13 @@ class Scheduler:
             self._running.remove(sequence)
             self._waiting.add(sequence, self._clock())
         self._release(sequence)
+        sequence.num_lost = max(sequence.num_lost, sequence.num_computed)
         sequence.num_computed = 0
         self._on_preempted(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        self._pool.free(sequence.blocks)
+        # The end of a prefix is of no use without its beginning: it goes first.
+        self._pool.free(reversed(sequence.blocks))
         sequence.blocks = []
         if sequence.placed is not None:
             self._slots.release(sequence.placed)

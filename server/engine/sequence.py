@@ -30,7 +30,11 @@ class Sequence:
     """Which continuation of a score; 0 otherwise."""
     num_computed: int = 0
     """Positions whose keys and values are in the cache."""
+    num_lost: int = 0
+    """Most positions that a preemption took."""
     blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    """The chain of `PrefixCache`: keys of the first 0, 1, ... blocks, as far as was needed."""
     placed: "PlacedAdapter | None" = None
     share: "Share | None" = None
     """Whom its rows are counted for."""

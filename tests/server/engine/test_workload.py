@@ -13,7 +13,12 @@ from server.types import Failed, Finished, Scored
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.harness import Driver, HeldAdapter, Inbox, read_adapter
 
-_PROMPTS = [tuple(random.Random(i).choices(range(1, 320), k=1 + 7 * i % 50)) for i in range(8)]
+# Half of them begin with the same tokens.
+_PREFIX = tuple(random.Random(99).choices(range(1, 320), k=21))
+_PROMPTS = [
+    _PREFIX * (i % 2) + tuple(random.Random(i).choices(range(1, 320), k=1 + 7 * i % 50))
+    for i in range(8)
+]
 _TOKENS = (1, 4, 9, 17)
 
 
@@ -41,7 +46,8 @@ def solo(tiny: Tiny, loaded: LoadedBase) -> Solo:
 def test_random_workload(
     seed: int, loaded: LoadedBase, held: dict[str, HeldAdapter], solo: Solo
 ) -> None:
-    """A cache too small for the batch, more adapters than slots, cancels and deadlines."""
+    """A cache too small for the batch, more adapters than slots, cancels, deadlines, shared
+    prefixes and adapters that are unloaded meanwhile."""
     generator = random.Random(seed)
     names = [None, *held]
     driver = Driver(
@@ -80,6 +86,8 @@ def test_random_workload(
             if jobs[request_id][0].terminal is None:
                 cancelled.add(request_id)
             driver.core.cancel(request_id)
+        if generator.random() < 0.05:
+            driver.core.evict(generator.choice(list(held)), "v1")
         driver.step()
     driver.run()
     stats = driver.core.stats()
@@ -102,6 +110,7 @@ def test_random_workload(
         assert adapter.num_released == count
     assert len(driver.metrics.ended) == len(jobs)
     assert cancelled
+    assert sum(record.num_prefix_hits for record in driver.metrics.steps) > 0
 
 
 def test_preemption_happens_and_changes_nothing(
