@@ -87,7 +87,8 @@ class BlockPool:
 
     def add_key(self, block: int, key: bytes, owner: Owner) -> None:
         """Lets a held block be found by `key`. The first block of a key keeps it."""
-        assert block in self._references and block not in self._keys, "a key for a foreign block"
+        assert block in self._references, "a key for a block that nobody holds"
+        assert block not in self._keys, "a second key for a block"
         if key not in self._by_key:
             self._keys[block] = key, owner
             self._by_key[key] = block

@@ -48,9 +48,9 @@ def test_the_longest_prefix_is_found(
     driver = Driver(loaded, block_size=block_size)
     prompt = _PROMPT[:shared] + _OTHER[: 100 - shared]
     first, rows = _run(driver, _PROMPT, max_tokens=1)
-    assert (rows, first.finished.usage.num_cached_tokens) == (100, 0)
+    assert (rows, first.answer.usage.num_cached_tokens) == (100, 0)
     again, rows = _run(driver, prompt, max_tokens=1)
-    assert (rows, again.finished.usage.num_cached_tokens) == (100 - expected, expected)
+    assert (rows, again.answer.usage.num_cached_tokens) == (100 - expected, expected)
     records = driver.metrics.steps
     assert sum(record.num_prefix_queries for record in records) == 200
     assert sum(record.num_prefix_hits for record in records) == expected
@@ -70,8 +70,8 @@ def test_a_hit_changes_no_bit(
         expected, num_rows = _run(plain, prompt, adapter, **options)
         found, num_fewer = _run(cached, prompt, adapter, **options)
         assert _numbers(found) == _numbers(expected)
-        assert expected.finished.usage.num_cached_tokens == 0
-        num_cached = found.finished.usage.num_cached_tokens
+        assert expected.answer.usage.num_cached_tokens == 0
+        num_cached = found.answer.usage.num_cached_tokens
         assert (num_cached > 0) == (i > 0)
         assert num_rows - num_fewer - num_cached == (_VIRTUAL if i and name == "prompt" else 0)
     assert plain.core.stats().num_cached_blocks == 0
@@ -98,7 +98,7 @@ def test_virtual_tokens_are_computed_once(
         inbox, rows = _run(driver, text, held["prompt"], max_tokens=1)
         assert rows == len(text)
         # They are no tokens of the prompt.
-        assert inbox.finished.usage.num_cached_tokens == 0
+        assert inbox.answer.usage.num_cached_tokens == 0
 
 
 def test_virtual_tokens_in_chunks(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
@@ -134,7 +134,15 @@ def test_nobody_meets_anothers_states(loaded: LoadedBase, held: dict[str, HeldAd
     for lease in leases:
         inbox, rows = _run(driver, _PROMPT, lease, max_tokens=1)
         num_virtual = lease.num_virtual_tokens if lease else 0
-        assert (rows, inbox.finished.usage.num_cached_tokens) == (num_virtual + 100, 0)
+        assert (rows, inbox.answer.usage.num_cached_tokens) == (num_virtual + 100, 0)
+
+
+def test_a_block_is_known_by_all_before_it(loaded: LoadedBase) -> None:
+    driver = Driver(loaded, block_size=4)
+    _run(driver, _PROMPT, max_tokens=1)
+    for prompt in (_PROMPT[4:], (1, *_PROMPT[1:]), (*_PROMPT[:4], *_PROMPT[8:])):
+        _, rows = _run(driver, prompt, max_tokens=1)
+        assert rows >= len(prompt) - 4
 
 
 def test_an_unloaded_version_is_forgotten(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
@@ -160,14 +168,29 @@ def test_requests_side_by_side(loaded: LoadedBase) -> None:
     """Who comes while the prefix is computed takes it over as soon as it is there."""
     driver = Driver(loaded, block_size=4, max_step_tokens=30, deterministic=True)
     prompt = _PROMPT + _OTHER[:7]
-    inboxes = [driver.add(prompt[:-1] + (i,), max_tokens=3, num_logprobs=0) for i in range(1, 5)]
+    inboxes = [driver.add((*prompt[:-1], i), max_tokens=3, num_logprobs=0) for i in range(1, 5)]
     driver.run()
     alone = Driver(loaded, block_size=4, deterministic=True, prefix_cache=False)
     for i, inbox in enumerate(inboxes, start=1):
-        expected, _ = _run(alone, prompt[:-1] + (i,), max_tokens=3, num_logprobs=0)
+        expected, _ = _run(alone, (*prompt[:-1], i), max_tokens=3, num_logprobs=0)
         assert _numbers(inbox) == _numbers(expected)
     # The prompt once; of the second what one step computes beside the end of the first; then ends.
     assert _rows(driver) <= len(prompt) + 30 + 3 * 7 + 4 * 2
+
+
+def test_a_prompt_that_is_half_computed_takes_over_what_others_compute(loaded: LoadedBase) -> None:
+    driver = Driver(loaded, block_size=4, max_step_tokens=40)
+    inboxes = [driver.add(_PROMPT[:75], max_tokens=1) for _ in range(2)]
+    driver.step()
+    driver.step()
+    assert [(s.num_prefill_tokens, s.num_sequences) for s in driver.metrics.steps] == [
+        (40, 1),
+        (35 + 5, 2),
+    ]
+    driver.run()
+    # Positions 45 .. 71 of the second came with the end of the first.
+    assert _rows(driver) == 75 + 5 + 3
+    assert [inbox.answer.usage.num_cached_tokens for inbox in inboxes] == [0, 40 + 27]
 
 
 def test_a_preempted_sequence_finds_its_states(loaded: LoadedBase) -> None:
@@ -179,7 +202,7 @@ def test_a_preempted_sequence_finds_its_states(loaded: LoadedBase) -> None:
         driver.run()
         assert driver.metrics.num_preempted > 0
         # Its own states are not a prefix that somebody else computed.
-        assert [i.finished.usage.num_cached_tokens for i in inboxes] == [0, 0]
+        assert [i.answer.usage.num_cached_tokens for i in inboxes] == [0, 0]
         runs.append((_rows(driver), [_numbers(inbox) for inbox in inboxes]))
     assert runs[0][1] == runs[1][1]
     assert runs[0][0] < runs[1][0]
@@ -272,4 +295,34 @@ def test_what_is_cached_is_no_hindrance(loaded: LoadedBase) -> None:
     assert driver.core.stats().num_running == 5
     driver.run()
     assert all(inbox.finished for inbox in inboxes)
+    assert driver.metrics.num_preempted == 0
+
+
+def test_shared_blocks_count_once(loaded: LoadedBase) -> None:
+    driver = Driver(loaded, block_size=4, num_blocks=30)
+    inboxes = [driver.add(_PROMPT[:80], max_tokens=10) for _ in range(2)]
+    driver.step()
+    assert driver.core.stats().num_running == 1
+    driver.step()
+    # 21 blocks, as one token was generated, and 20; 19 are the same.
+    assert driver.core.stats().num_running == 2
+    assert driver.core.stats().num_used_blocks == 19 + 2 + 1
+    driver.run()
+    assert inboxes[0].finished.token_ids == inboxes[1].finished.token_ids
+    assert driver.metrics.num_preempted == 0
+
+
+def test_blocks_to_be_shared_are_not_free_as_well(loaded: LoadedBase) -> None:
+    driver = Driver(loaded, block_size=4, num_blocks=30)
+    _run(driver, _PROMPT[:80], max_tokens=1)
+    other = driver.add(_OTHER[:60], max_tokens=2)
+    driver.step()
+    # 15 of 30 blocks are left, then 14, and hold the beginning of its 20.
+    waiting = driver.add(_PROMPT[:80], max_tokens=1)
+    driver.step()
+    assert driver.core.stats().num_running == 0
+    assert other.finished
+    assert waiting.terminal is None
+    driver.run()
+    assert waiting.answer.usage.num_cached_tokens == 56
     assert driver.metrics.num_preempted == 0

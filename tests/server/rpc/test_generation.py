@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from server.config import EngineConfig
 from server.rpc.server import UNIMPLEMENTED_METHODS
 from tests.server.rpc.conftest import CONTEXT, Server, StartServer, request_for
-from tests.tiny import TEMPLATE
+from tests.tiny import TEMPLATE, prompt_config
 from understudy.artifact import base_fingerprint
 from understudy.prompt import PromptTemplate
 from understudy.v1 import adapter_service_pb2 as apb
@@ -232,6 +232,27 @@ def test_methods_that_come_later_are_listed(shared: Server) -> None:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     answered.append(f"{service}/{method.name}")
     assert sorted(answered) == sorted(UNIMPLEMENTED_METHODS)
+
+
+def test_usage_and_metrics_tell_of_the_prefix_cache(shared: Server) -> None:
+    names = {
+        "understudy_prefix_cache_queries_total": {},
+        "understudy_prefix_cache_hits_total": {},
+        "understudy_cached_prompt_tokens_total": {"adapter": "polite"},
+    }
+    request = request_for("a text that nobody has sent before " * 3, "polite")
+    shared.generation.Generate(request, timeout=30)
+    before = {name: shared.sample(name, **labels) for name, labels in names.items()}
+    answer = shared.generation.Generate(request, timeout=30)
+    after = {name: shared.sample(name, **labels) - before[name] for name, labels in names.items()}
+    num_prompt, num_cached = answer.usage.num_prompt_tokens, answer.usage.num_cached_tokens
+    num_virtual = prompt_config().num_virtual_tokens
+    # All full blocks of 16, the last position at least left out.
+    known = num_virtual + num_prompt
+    expected = known - known % 16 if known % 16 else known - 1
+    assert num_cached == expected - num_virtual
+    assert list(after.values()) == [known, expected, num_cached]
+    assert shared.sample("understudy_blocks_cached") > 0
 
 
 def test_a_small_cache_is_the_context(start_server: StartServer) -> None:
