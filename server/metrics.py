@@ -115,7 +115,9 @@ class Metrics:
         )
         self._queue_s = Histogram(
             "understudy_queue_seconds",
-            "Time from acceptance to the first step.",
+            "Time from a request's arrival to its first step (outcome started), or to its end where "
+            "it never ran (outcome as in understudy_sequences_ended; deadline: shed unserved).",
+            ("outcome",),
             buckets=_LATENCY_S,
             registry=registry,
         )
@@ -270,9 +272,9 @@ class Metrics:
         """The engine took a request."""
         self._accepted.labels(self._label(adapter)).inc()
 
-    def request_started(self, adapter: str, queue_s: float) -> None:
-        """A request's first step begins."""
-        self._queue_s.observe(queue_s)
+    def request_left_queue(self, adapter: str, outcome: str, queue_s: float) -> None:
+        """A request's first step begins, or it ended before."""
+        self._queue_s.labels(outcome).observe(queue_s)
 
     def first_token(self, adapter: str, seconds: float) -> None:
         """A generation drew its first token."""

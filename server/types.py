@@ -242,8 +242,9 @@ class EngineMetrics(Protocol):
     def request_accepted(self, adapter: str) -> None:
         """`submit` took a request. The only call made from the submitting thread."""
 
-    def request_started(self, adapter: str, queue_s: float) -> None:
-        """A request's first step begins, `queue_s` after its arrival."""
+    def request_left_queue(self, adapter: str, outcome: str, queue_s: float) -> None:
+        """A request waits no longer, `queue_s` after its arrival. `outcome`: `started`, or that of
+        `request_ended` where it ended before its first step."""
 
     def first_token(self, adapter: str, seconds: float) -> None:
         """A generation drew its first token, `seconds` after its arrival."""

@@ -74,7 +74,7 @@ class RequestBook:
                 progress.started_s = now
                 self.num_unstarted -= 1
                 num_prompt_tokens += len(request.prompt_token_ids)
-                self._metrics.request_started(request_label(request), now - request.arrival_s)
+                self._left_queue(request, "started")
         return num_prompt_tokens
 
     def cancel(self, request_id: str) -> None:
@@ -103,6 +103,11 @@ class RequestBook:
         """Ends an open request with an error."""
         self._end(answer, Failed(error), _OUTCOMES.get(type(error), "error"))
 
+    def reject(self, request: Request, error: Exception) -> None:
+        """Ends a request that was accepted but could not be entered."""
+        self._left_queue(request, "error")
+        self._close(request, Failed(error), "error")
+
     def emit(self, request: Request, event: Event) -> None:
         """Hands an event to the request's receiver."""
         try:
@@ -112,18 +117,31 @@ class RequestBook:
             logger.exception("request %s: its receiver failed", request.request_id)
 
     def _end(self, answer: Answer, event: Finished | Scored | Failed, outcome: str) -> None:
-        request = answer.request
+        request, started_s = answer.request, answer.progress.started_s
         del self._answers[request.request_id]
-        for sequence in answer.sequences:
-            self._remove(sequence)
-        if answer.progress.started_s is None:
+        if started_s is None:
             self.num_unstarted -= 1
+            self._left_queue(request, outcome)
+        try:
+            for sequence in tuple(answer.sequences):
+                self._remove(sequence)
+        finally:
+            self._close(request, event, outcome)
+
+    def _close(self, request: Request, event: Finished | Scored | Failed, outcome: str) -> None:
         if request.lease is not None:
-            request.lease.release()
+            try:
+                request.lease.release()
+            except Exception:
+                logger.exception("request %s: its lease failed", request.request_id)
         usage = None if isinstance(event, Failed) else event.usage
         self._metrics.request_ended(request_label(request), outcome, usage)
         self._on_ended(request.request_id)
         self.emit(request, event)
+
+    def _left_queue(self, request: Request, outcome: str) -> None:
+        waited_s = time.monotonic() - request.arrival_s
+        self._metrics.request_left_queue(request_label(request), outcome, waited_s)
 
     def _forget_deadlines(self) -> None:
         """Drops the deadlines of requests that have ended, once those are the most."""

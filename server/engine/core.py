@@ -108,24 +108,20 @@ class EngineCore:
         return self._book.num_unstarted
 
     def add(self, request: Request) -> None:
-        """Takes a request that `check_request` let through."""
-        self._num_arrivals += 1
-        progress = Progress(self._num_arrivals)
-        answer: Answer
-        if request.continuations:
-            answer = Scoring(request, progress)
-        else:
-            answer = Generation(
-                request,
-                progress,
-                max_context=self.max_context,
-                eos_token_ids=self._base.eos_token_ids,
-                decode=self._base.decode,
-            )
-        self._book.enter(answer)
-        for sequence in answer.sequences:
-            self._scheduler.add(sequence)
-        self._book.end_if_done(answer)
+        """Takes a request that `check_request` let through; one that fails here ends alone."""
+        answer = None
+        try:
+            answer = self._answer(request)
+            self._book.enter(answer)
+            for sequence in answer.sequences:
+                self._scheduler.add(sequence)
+            self._book.end_if_done(answer)
+        except Exception as error:
+            logger.exception("request %s cannot be taken", request.request_id)
+            if answer is None:
+                self._book.reject(request, error)
+            elif self._book.is_open(answer):
+                self._book.fail(answer, error)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with RequestCancelledError. Unknown ids are ignored."""
@@ -136,9 +132,12 @@ class EngineCore:
         self._book.expire(now)
 
     def fail_all(self, error: Exception) -> None:
-        """Ends every request with `error`."""
+        """Ends every request with `error`. Never raises: each gets its terminal event."""
         for answer in self._book.answers:
-            self._book.fail(answer, error)
+            try:
+                self._book.fail(answer, error)
+            except Exception:
+                logger.exception("request %s left something behind", answer.request.request_id)
 
     def evict(self, name: str, version: str) -> None:
         """Empties an adapter's slot, now or when its last sequence leaves, and forgets its
@@ -201,6 +200,19 @@ class EngineCore:
         assert held == set(self._scheduler.sequences), "a sequence without a request"
         if not self.has_work:
             assert self._pool.num_used == 0
+
+    def _answer(self, request: Request) -> Answer:
+        self._num_arrivals += 1
+        progress = Progress(self._num_arrivals)
+        if request.continuations:
+            return Scoring(request, progress)
+        return Generation(
+            request,
+            progress,
+            max_context=self.max_context,
+            eos_token_ids=self._base.eos_token_ids,
+            decode=self._base.decode,
+        )
 
     def _postprocess(self, batch: Batch, logits: torch.Tensor) -> None:
         drawn: list[tuple[int, Sample]] = []

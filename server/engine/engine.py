@@ -10,18 +10,17 @@ import logging
 import threading
 import time
 from collections import deque
+from functools import partial
 
 from server.config import EngineConfig
 from server.engine.core import EngineCore
 from server.engine.limits import check_request, request_label
+from server.engine.pace import Pace
 from server.errors import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
 from server.models.loader import LoadedBase
 from server.types import EngineMetrics, EngineStats, Request
 
 logger = logging.getLogger(__name__)
-
-# Bounds of the retry delay that a full queue answers with, in seconds.
-_MIN_RETRY_S, _MAX_RETRY_S = 0.1, 30.0
 
 
 class Engine:
@@ -43,8 +42,7 @@ class Engine:
         self._active: set[str] = set()
         self._num_queued = 0
         self._stop_at: float | None = None
-        self._last_end = time.monotonic()
-        self._request_s = 0.0
+        self._pace = Pace()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -65,8 +63,10 @@ class Engine:
             if request.request_id in self._active:
                 raise InvalidRequestError("request_id", "another running request has this id")
             if self._num_queued >= self.config.max_queue_size:
-                delay = min(max(self._num_queued * self._request_s, _MIN_RETRY_S), _MAX_RETRY_S)
-                raise QueueFullError(self.config.max_queue_size, delay)
+                delay_s = self._pace.retry_delay_s(self._num_queued, time.monotonic())
+                raise QueueFullError(self.config.max_queue_size, delay_s)
+            if not self._active:
+                self._pace.begin(time.monotonic())
             self._num_queued += 1
             self._active.add(request.request_id)
             self._inbox.append(request)
@@ -105,8 +105,8 @@ class Engine:
 
     def _loop(self) -> None:
         while not self._is_over():
-            self._take_messages()
             try:
+                self._take_messages()
                 self._core.expire(time.monotonic())
                 self._core.step()
             except Exception as error:
@@ -143,17 +143,19 @@ class Engine:
             inbox, self._inbox = self._inbox, deque()
             cancelled, self._cancelled = self._cancelled, set()
             evicted, self._evicted = self._evicted, []
-        for request in inbox:
-            self._core.add(request)
-        for request_id in cancelled:
-            self._core.cancel(request_id)
-        for name, version in evicted:
-            self._core.evict(name, version)
+        messages = (
+            *(partial(self._core.add, request) for request in inbox),
+            *(partial(self._core.cancel, request_id) for request_id in cancelled),
+            *(partial(self._core.evict, name, version) for name, version in evicted),
+        )
+        for message in messages:
+            try:
+                message()
+            except Exception:
+                # The messages behind it are in no queue any more, and must not be lost.
+                logger.exception("a message to the engine failed")
 
     def _ended(self, request_id: str) -> None:
-        now = time.monotonic()
         with self._changed:
             self._active.discard(request_id)
-            # Seconds per request, smoothed: what a full queue's retry delay is made of.
-            self._request_s += 0.1 * (now - self._last_end - self._request_s)
-            self._last_end = now
+            self._pace.end(time.monotonic())

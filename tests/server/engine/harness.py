@@ -36,6 +36,7 @@ class Recorder:
 
     steps: list[StepRecord] = field(default_factory=list)
     ended: list[tuple[str, str]] = field(default_factory=list)
+    left_queue: list[str] = field(default_factory=list)
     num_preempted: int = 0
     placed: list[str] = field(default_factory=list)
 
@@ -45,8 +46,9 @@ class Recorder:
     def request_accepted(self, adapter: str) -> None:
         pass
 
-    def request_started(self, adapter: str, queue_s: float) -> None:
+    def request_left_queue(self, adapter: str, outcome: str, queue_s: float) -> None:
         assert queue_s >= 0
+        self.left_queue.append(outcome)
 
     def first_token(self, adapter: str, seconds: float) -> None:
         assert seconds >= 0

@@ -182,6 +182,39 @@ def test_virtual_tokens_count(engine: Engine, driver: Driver, held: dict[str, He
     assert waiter.finished.reason is FinishReason.LENGTH
 
 
+class BreaksLater(HeldAdapter):
+    """A lease that answers what `submit` checks, and then fails."""
+
+    def __init__(self, name: str, failing: str) -> None:
+        super().__init__(name, None)
+        self._failing, self._num_reads = failing, 0
+
+    def __getattribute__(self, name: str) -> object:
+        if not name.startswith("_") and name == self._failing:
+            self._num_reads += 1
+            if self._num_reads > 1:
+                raise RuntimeError(f"{name} is gone")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("failing", ["num_virtual_tokens", "release"])
+def test_what_fails_between_submit_and_the_first_step_ends_alone(
+    engine: Engine, driver: Driver, failing: str
+) -> None:
+    broken = BreaksLater("broken", failing)
+    if failing == "release":
+        broken.release()
+    waiters = [
+        submit(engine, driver.request((1, 2), lease, max_tokens=3)) for lease in (broken, None)
+    ]
+    assert isinstance(waiters[0].wait(), Failed)
+    assert isinstance(waiters[1].wait(), Finished)
+    after = submit(engine, driver.request((1, 2), max_tokens=3))
+    assert isinstance(after.wait(), Finished)
+    assert broken.num_released == 1
+    assert engine.stats().num_used_blocks == 0
+
+
 def test_receiver_that_raises_ends_nobody_else(engine: Engine, driver: Driver) -> None:
     def broken(event: Event) -> None:
         raise RuntimeError("gone")
