@@ -115,7 +115,7 @@ class Metrics:
         )
         self._queue_s = Histogram(
             "understudy_queue_seconds",
-            "Time from a request's arrival to its first step (outcome started), or to its end where "
+            "Time from a request's arrival to its first step (outcome started), or to its end if "
             "it never ran (outcome as in understudy_sequences_ended; deadline: shed unserved).",
             ("outcome",),
             buckets=_LATENCY_S,

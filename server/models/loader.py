@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
+from server.models.checkpoint import (
+    check_shapes,
+    eos_token_ids,
+    one_line,
+    read_config,
+    read_model,
+    read_tokenizer,
+)
 from server.models.checks import cache_shape, check_config, check_directory, probe, probe_tokens
 from server.models.decoder import CacheShape, Decoder, install
 from server.models.memory import available_bytes, fits_held
 from server.types import BaseInfo
-from understudy.artifact import ArtifactError, base_fingerprint
+from understudy.artifact import base_fingerprint
 
 # LLM.int8's published threshold; the one bitsandbytes, and so the trainer, uses.
 _INT8_THRESHOLD = 6.0
@@ -75,17 +75,23 @@ def load_base(
     compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
     threshold = 0.0 if deterministic else _INT8_THRESHOLD
     threshold = threshold if int8_threshold is None else int8_threshold
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        check_config(config, name)
+    config = read_config(directory, name)
+    check_config(config, name)
+    check_shapes(directory, config, name)
+    with one_line(name, "its files cannot be read"):
         fingerprint = base_fingerprint(directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model = _load(directory, quantization, compute, target, threshold)
-    except (OSError, ValueError, ArtifactError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StartupError(f"base {name!r}: cannot be loaded: {reason}") from error
-    tokens = probe_tokens(config.get_text_config().vocab_size).to(target)
-    with torch.inference_mode():
+    tokenizer = read_tokenizer(directory, name)
+    model = read_model(
+        directory,
+        name,
+        quantization=quantization,
+        dtype=compute,
+        device=target,
+        int8_threshold=threshold,
+    )
+    vocab_size = config.get_text_config().vocab_size
+    tokens = probe_tokens(vocab_size).to(target)
+    with one_line(name, "does not run"), torch.inference_mode():
         expected = torch.cat([model(row.unsqueeze(0)).logits for row in tokens])
     num_parameters = model.num_parameters()
     hold = quantization == "nf4" and (
@@ -106,7 +112,7 @@ def load_base(
         dtype=str(compute).removeprefix("torch."),
         device=str(target),
         max_context_tokens=config.get_text_config().max_position_embeddings,
-        vocab_size=config.get_text_config().vocab_size,
+        vocab_size=vocab_size,
         hidden_size=config.get_text_config().hidden_size,
         num_parameters=num_parameters,
         resident_bytes=_resident_bytes(decoder),
@@ -118,7 +124,7 @@ def load_base(
             for name, columns in zip(group.names, group.columns, strict=True)
         },
     )
-    eos = _eos_token_ids(model, tokenizer)
+    eos = eos_token_ids(model, tokenizer, vocab_size)
     return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos)
 
 
@@ -139,51 +145,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load(
-    directory: Path,
-    quantization: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    int8_threshold: float,
-) -> PreTrainedModel:
-    options: dict[str, Any] = {}
-    if quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    elif quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=int8_threshold
-        )
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=dtype,
-        device_map={"": device},
-        use_safetensors=True,
-        local_files_only=True,
-        **options,
-    )
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            # Else the first forward pass on a CPU with AVX512-BF16 rewrites the codes in place.
-            module.support_avx512bf16_for_cpu = False
-    model.eval()
-    return cast(PreTrainedModel, model)
-
-
 def _resident_bytes(decoder: Decoder) -> int:
     tensors = {
         tensor.data_ptr(): tensor.nbytes
         for tensor in (*decoder.model.parameters(), *decoder.model.buffers())
     }
     return sum(tensors.values()) + sum(group.weight.resident_bytes for group in decoder.groups)
-
-
-def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    generation = getattr(model, "generation_config", None)
-    ids = getattr(generation, "eos_token_id", None)
-    found = set(ids) if isinstance(ids, list) else {ids}
-    return frozenset(i for i in found | {tokenizer.eos_token_id} if i is not None)

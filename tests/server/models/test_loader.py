@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -176,7 +178,98 @@ def test_missing_parts_are_named(tmp_path: Path, llama: Path) -> None:
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     assert "safetensors" in _refusal(broken)
     (broken / "model.safetensors").write_bytes(b"nothing")
-    assert "cannot be loaded" in _refusal(broken)
+    assert "model.safetensors: not a safetensors file" in _refusal(broken)
+
+
+def _damaged(
+    llama: Path, directory: Path, change: Callable[[dict[str, torch.Tensor]], None]
+) -> Path:
+    """A copy of a base with other tensors in it."""
+    shutil.copytree(llama, directory)
+    tensors = safetensors.torch.load_file(directory / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_wrong_weights_are_named(quantization: str, tmp_path: Path, llama: Path) -> None:
+    query, down = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+    narrow = _damaged(
+        llama, tmp_path / "narrow", lambda t: t.update({query: t[query][:32].clone()})
+    )
+    assert _refusal(narrow, quantization=quantization) == (
+        f"base 'narrow': model.safetensors: {query} has shape [32, 64], "
+        "config.json asks for [64, 64]"
+    )
+    turned = _damaged(
+        llama, tmp_path / "turned", lambda t: t.update({down: t[down].t().contiguous()})
+    )
+    assert f"{down} has shape [128, 64]" in _refusal(turned, quantization=quantization)
+    # transformers would fill them with random numbers.
+    lacking = _damaged(
+        llama, tmp_path / "lacking", lambda t: [t.pop(key) for key in (query, down)].clear()
+    )
+    assert _refusal(lacking, quantization=quantization) == (
+        f"base 'lacking': no *.safetensors file holds {query} and 1 more"
+    )
+
+
+def test_a_checkpoint_without_its_prefix_loads(tmp_path: Path) -> None:
+    """As GPT-2 is published: the decoder's own names, no head."""
+    directory = make_model(tmp_path / "gpt2", _ARCHITECTURES["gpt2"])
+    expected = load_base(directory).info
+
+    def strip(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+
+    assert load_base(_damaged(directory, tmp_path / "bare", strip)).info.num_parameters == (
+        expected.num_parameters
+    )
+
+    def shorten(tensors: dict[str, torch.Tensor]) -> None:
+        strip(tensors)
+        tensors["wpe.weight"] = tensors["wpe.weight"][:100].clone()
+
+    short = _damaged(directory, tmp_path / "short", shorten)
+    assert "wpe.weight has shape [100, 64]" in _refusal(short)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "text", "message"),
+    [
+        ("config.json", "{nope", "config.json cannot be read: Expecting property name"),
+        ("generation_config.json", "{nope", "generation_config.json cannot be read: Expecting"),
+        ("tokenizer.json", "{nope", "tokenizer.json cannot be read: Expecting property name"),
+        ("tokenizer.json", "{}", "its tokenizer (tokenizer.json) cannot be loaded: KeyError"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": 3}', "tokenizer.json"),
+        ("config.json", '{"model_type": "llama", "hidden_size": 63}', "multiple of the number"),
+    ],
+)
+def test_broken_files_are_named(
+    file_name: str, text: str, message: str, tmp_path: Path, llama: Path
+) -> None:
+    directory = tmp_path / "broken"
+    shutil.copytree(llama, directory)
+    (directory / file_name).write_text(text)
+    refusal = _refusal(directory)
+    assert refusal.startswith("base 'broken': ")
+    assert message in refusal
+
+
+def test_eos_tokens_outside_the_vocabulary_are_left_out(tmp_path: Path, llama: Path) -> None:
+    directory = tmp_path / "eos"
+    shutil.copytree(llama, directory)
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [7, 320, 999]}))
+    base = load_base(directory, quantization="none")
+    assert base.eos_token_ids == {0, 7}
+    driver = Driver(base)
+    # Banned until then, which must not reach beyond the logits.
+    inbox = driver.add((1, 2), max_tokens=9, min_tokens=9, ignore_eos=False)
+    driver.run()
+    assert len(inbox.finished.token_ids) == 9
 
 
 @pytest.mark.parametrize(
