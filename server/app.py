@@ -135,9 +135,10 @@ class App:
             info,
             AdapterStore(adapters.store),
             TierLimits(
-                max_host_bytes=adapters.max_host_bytes,
                 artifact=ArtifactLimits(
-                    adapters.max_adapter_bytes, self.config.engine.max_lora_rank
+                    max_bytes=adapters.max_adapter_bytes,
+                    max_lora_rank=self.config.engine.max_lora_rank,
+                    max_host_bytes=adapters.max_host_bytes,
                 ),
                 roots=adapters.roots,
             ),

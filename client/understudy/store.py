@@ -86,7 +86,7 @@ def names(store: Path) -> list[str]:
     """Adapters in the store that have at least one version, sorted."""
     if not store.is_dir():
         return []
-    return sorted(folder.name for folder in store.iterdir() if versions(store, folder.name))
+    return sorted(folder.name for folder in _entries(store) if versions(store, folder.name))
 
 
 def versions(store: Path, name: str) -> list[str]:
@@ -96,7 +96,7 @@ def versions(store: Path, name: str) -> list[str]:
         return []
     return sorted(
         path.name
-        for path in folder.iterdir()
+        for path in _entries(folder)
         if VERSION_PATTERN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     )
 
@@ -106,10 +106,15 @@ def aliases(store: Path, name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     folder = store / name
     known = set(versions(store, name))
-    for path in folder.iterdir() if known else ():
+    for path in _entries(folder) if known else ():
         if path.name.startswith(".") or path.is_symlink() or not path.is_file():
             continue
-        version = path.read_text(encoding="ascii", errors="replace")[: VERSION_CHARS + 1].strip()
+        try:
+            text = path.read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            # Removed since it was listed.
+            continue
+        version = text[: VERSION_CHARS + 1].strip()
         if version in known:
             found[path.name] = version
     return found
@@ -129,6 +134,14 @@ def verify_version(store: Path, name: str, version: str) -> Manifest:
     if version_of(manifest.content_hash) != version:
         raise ArtifactError(f"{name}/{version}: content hash begins otherwise")
     return manifest
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds; nothing if it was removed meanwhile."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _sync_tree(directory: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from server.adapters.lora import LoraWeights, read_lora
 from server.adapters.soft_prompt import SoftPrompt, read_soft_prompt
-from server.errors import AdapterRefusedError
+from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.types import BaseInfo
 from understudy.artifact import (
     CONFIG_FILE,
@@ -91,6 +91,8 @@ class ArtifactLimits:
     """Bytes of the tensor file."""
     max_lora_rank: int
     """Largest rank that the engine's device slots hold."""
+    max_host_bytes: int
+    """Bytes of host memory for all adapters together."""
 
 
 def load_artifact(
@@ -103,7 +105,8 @@ def load_artifact(
     """Reads and checks the artifact in `directory`; it will serve as `name`.
 
     Every file must lie below `root` after resolving symlinks (default: `directory` itself).
-    Raises AdapterRefusedError with the reason; messages name files, never their paths.
+    Raises AdapterRefusedError with the reason, and AdapterMemoryError before it reads tensors that
+    could never fit; messages name files, never their paths.
     """
     try:
         check_name(name)
@@ -144,7 +147,12 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
         raise AdapterRefusedError(
             f"{TENSORS_FILE}: {size} bytes, this server takes at most {limits.max_bytes}"
         )
-    read_safetensors_header(tensors_path)
+    needed = sum(entry.end - entry.begin for entry in read_safetensors_header(tensors_path))
+    if needed > limits.max_host_bytes:
+        raise AdapterMemoryError(
+            f"adapter {name!r} needs {needed} bytes; this server holds {limits.max_host_bytes} "
+            "for all adapters"
+        )
     config_text = read_text(directory / CONFIG_FILE)
     config = parse_json_object(config_text, CONFIG_FILE)
     method = _method(config)

@@ -1,5 +1,6 @@
 """What the server knows of each adapter version, wherever it is: the view behind the wire."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -8,6 +9,7 @@ from pathlib import Path
 from server.adapters.lease import Resident
 from server.adapters.store import Reference
 from server.adapters.tiers import AdapterTiers
+from server.errors import AdapterNotFoundError
 from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
 
 _MAX_EVALS = 100
@@ -61,7 +63,7 @@ class Catalog:
         self._slots = slots
 
     def list(self, name_prefix: str = "") -> Iterator[AdapterStatus]:
-        """Every version known, by name, newest first."""
+        """Every version known, by name, newest first. Leaves out what is removed meanwhile."""
         residents, slots = self._tiers.residents(), frozenset(self._slots())
         names = {*self._store.names(), *(name for name, _ in residents)}
         for name in sorted(name for name in names if name.startswith(name_prefix)):
@@ -71,7 +73,8 @@ class Catalog:
                 key=lambda r: -r.loaded_at,
             )
             for version in [*(r.adapter.version for r in elsewhere), *stored]:
-                yield self._status(name, version, residents.get((name, version)), slots)
+                with contextlib.suppress(AdapterNotFoundError):
+                    yield self._status(name, version, residents.get((name, version)), slots)
 
     def status(self, exact: Reference) -> AdapterStatus:
         """One version, named exactly. Raises AdapterNotFoundError."""
@@ -116,7 +119,10 @@ class Catalog:
             )
         tensors = self._store.directory(name, version) / TENSORS_FILE
         manifest = self._store.manifest(name, version)
-        size = tensors.stat().st_size if tensors.is_file() else 0
+        try:
+            size = tensors.stat().st_size
+        except OSError:
+            size = 0
         if manifest is None:
             warnings = ("its manifest cannot be read",)
             return AdapterStatus(

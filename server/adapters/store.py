@@ -42,7 +42,7 @@ class AdapterStore:
     def __init__(self, root: Path | None) -> None:
         self.root = root
         # Versions never change once published, so their manifests are read once.
-        self._manifests: dict[tuple[str, str], Manifest | None] = {}
+        self._manifests: dict[tuple[str, str], Manifest] = {}
 
     def names(self) -> list[str]:
         """Adapters with at least one version, sorted."""
@@ -56,7 +56,11 @@ class AdapterStore:
         folder = self.root / name
 
         def published(version: str) -> float:
-            return (folder / version).stat().st_mtime
+            try:
+                return (folder / version).stat().st_mtime
+            except FileNotFoundError:
+                # Removed since it was listed; whoever asks for it next learns that.
+                return 0.0
 
         return sorted(layout.versions(self.root, name), key=published, reverse=True)
 
@@ -92,12 +96,15 @@ class AdapterStore:
     def manifest(self, name: str, version: str) -> Manifest | None:
         """A version's manifest, unverified; None if it cannot be read."""
         key = (name, version)
-        if key not in self._manifests:
+        manifest = self._manifests.get(key)
+        if manifest is None:
             try:
-                self._manifests[key] = read_manifest(self.directory(name, version))
+                manifest = read_manifest(self.directory(name, version))
             except ArtifactError:
                 return None
-        return self._manifests[key]
+            if manifest is not None:
+                self._manifests[key] = manifest
+        return manifest
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias at a version; an empty version removes it.

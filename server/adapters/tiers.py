@@ -27,7 +27,6 @@ Key = tuple[str, str]
 class TierLimits:
     """What the tiers may hold and read."""
 
-    max_host_bytes: int
     artifact: ArtifactLimits
     roots: tuple[Path, ...]
     """Folders that LoadAdapter's `source` may name, beside the store."""
@@ -51,6 +50,7 @@ class AdapterTiers:
         self.store = store
         self._base = base
         self._limits = limits
+        self._max_host_bytes = limits.artifact.max_host_bytes
         self._metrics = metrics
         self._on_freed = on_freed
         self._lock = threading.Lock()
@@ -251,7 +251,7 @@ class AdapterTiers:
         if (adapter.name, adapter.version) in self._residents:
             return []
         used = sum(r.adapter.size_bytes for r in self._residents.values())
-        excess = used + adapter.size_bytes - self._limits.max_host_bytes
+        excess = used + adapter.size_bytes - self._max_host_bytes
         idle = [
             (key != (adapter.name, old), resident.last_used_at, key)
             for key, resident in self._residents.items()
@@ -268,7 +268,7 @@ class AdapterTiers:
         if excess > 0:
             raise AdapterMemoryError(
                 f"adapter {adapter.name!r} needs {adapter.size_bytes} bytes; of the "
-                f"{self._limits.max_host_bytes} for adapters, {excess} too few are free or idle"
+                f"{self._max_host_bytes} for adapters, {excess} too few are free or idle"
             )
         return [freed for key in chosen for freed in self._retire(key)]
 

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
-from server.errors import AdapterRefusedError
+from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.models.loader import load_base
 from server.types import BaseInfo
 from tests.tiny import lora_config, make_adapter, make_base, prompt_config
 from understudy.artifact import MANIFEST_FILE, TENSORS_FILE, Manifest, seal
 
 CONFIG_FILE = "adapter_config.json"
-LIMITS = ArtifactLimits(max_bytes=1 << 24, max_lora_rank=64)
+LIMITS = ArtifactLimits(max_bytes=1 << 24, max_lora_rank=64, max_host_bytes=1 << 24)
 
 
 @pytest.fixture(scope="module")
@@ -272,14 +272,24 @@ def test_pipe_instead_of_a_file(lora: Path, info: BaseInfo) -> None:
 
 
 def test_files_beyond_the_limits(lora: Path, prompt: Path, info: BaseInfo) -> None:
-    assert "at most 100" in refusal(lora, info, limits=ArtifactLimits(100, 64))
-    assert "max_lora_rank 3" in refusal(lora, info, limits=ArtifactLimits(1 << 24, 3))
+    assert "at most 100" in refusal(lora, info, limits=replace(LIMITS, max_bytes=100))
+    assert "max_lora_rank 3" in refusal(lora, info, limits=replace(LIMITS, max_lora_rank=3))
     (lora / CONFIG_FILE).write_text(" " * (5 << 20))
     assert "larger than" in refusal(lora, info)
     change_tensors(prompt, lambda t: t.update(prompt_embeddings=torch.zeros(2048, 64)))
     change_config(prompt, num_virtual_tokens=2048)
     reseal(prompt, num_virtual_tokens=2048)
     assert "no room in the context of 2048" in refusal(prompt, info)
+
+
+def test_what_can_never_fit_is_refused_unread(lora: Path, info: BaseInfo) -> None:
+    data = bytearray((lora / TENSORS_FILE).read_bytes())
+    data[-1] ^= 1
+    (lora / TENSORS_FILE).write_bytes(data)
+    # Whoever reads the tensors sees first that they are not the ones in the manifest.
+    assert "sha256 differs" in refusal(lora, info)
+    with pytest.raises(AdapterMemoryError, match="needs 13312 bytes; this server holds 13311 for"):
+        load_artifact(lora, info, replace(LIMITS, max_host_bytes=13_311), "mine")
 
 
 def test_rank_of_the_manifest_differs(lora: Path, info: BaseInfo) -> None:
