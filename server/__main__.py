@@ -46,6 +46,8 @@ _KEYS = {
     "drain_s": "listen.drain_s",
     "max_batch_size": "engine.max_batch_size",
     "max_queue_size": "engine.max_queue_size",
+    "max_wait_s": "engine.max_wait_s",
+    "num_threads": "engine.num_threads",
     "deterministic": "engine.deterministic",
     "ready_file": "ready_file",
     "log_level": "log_level",
@@ -82,6 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--drain-s", metavar="S", help="seconds for running requests on SIGTERM (default: 30)")
     add("--max-batch-size", metavar="N", help="sequences in one step (default: 32)")
     add("--max-queue-size", metavar="N", help="requests that may wait (default: 1024)")
+    add(
+        "--max-wait-s",
+        metavar="S",
+        help="seconds after which a waiting request gets every second place (default: 60)",
+    )
+    add(
+        "--num-threads",
+        metavar="N",
+        help="threads of a step on CPU (default: OMP_NUM_THREADS, or the physical cores)",
+    )
     add(
         "--deterministic",
         action="store_true",

@@ -33,6 +33,7 @@ from server.metrics import Metrics, MetricsServer
 from server.models.checks import check_directory
 from server.models.loader import LoadedBase, load_base
 from server.models.memory import host_bytes
+from server.models.processor import num_cores, num_threads_asked
 from server.rpc.adapters import AdapterServer
 from server.rpc.admission import Admission
 from server.rpc.events import EventBridge
@@ -91,7 +92,10 @@ class App:
             )
         )
         info = loaded.info
-        _LOG.info("loaded %s: %s on %s", info.name, info.quantization, info.device)
+        threads = torch.get_num_threads()
+        _LOG.info(
+            "loaded %s: %s on %s, %d threads", info.name, info.quantization, info.device, threads
+        )
         self.engine = Engine(loaded, self.config.engine, self.metrics)
         self.engine.start()
         generation, adapters = self._services(loaded, self.engine)
@@ -183,6 +187,9 @@ def run(config: ServerConfig) -> int:
 
 async def _run(config: ServerConfig) -> int:
     app = App(config)
+    assert app.config.engine.num_threads is not None, "resolved"
+    # Here and not in App: it holds for the whole process.
+    torch.set_num_threads(app.config.engine.num_threads)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -222,6 +229,7 @@ def detect_hardware() -> Hardware:
         cuda_has_bfloat16=has_cuda and torch.cuda.is_bf16_supported(),
         cuda_memory_bytes=torch.cuda.get_device_properties(0).total_memory if has_cuda else 0,
         host_memory_bytes=host_bytes(),
+        num_cores=num_threads_asked() or num_cores(),
     )
 
 

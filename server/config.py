@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from server.errors import StartupError
 
-AtLeastOne = Annotated[int, Field(ge=1)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+def _reject_bool(value: Any) -> Any:
+    # Python counts True as 1.
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "should be a number")
+    return value
+
+
+Number = BeforeValidator(_reject_bool)
+AtLeastOne = Annotated[int, Number, Field(ge=1)]
+Port = Annotated[int, Number, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Number, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -78,6 +87,9 @@ class EngineConfig:
     """Adapters on the device at a time. At least `max_batch_size` never delays a request."""
     max_lora_rank: AtLeastOne = 256
     """Largest LoRA rank a request may bring."""
+    num_threads: AtLeastOne | None = None
+    """Threads of a step's products on CPU. None: OMP_NUM_THREADS where it is set, otherwise the
+    physical cores this process may use. Belongs to the process: set by `python -m server`."""
     deterministic: bool = False
     """A request's greedy tokens and log-probabilities are the same bits alone and in any batch, on
     CPU: int8 at threshold 0, rows and keys padded to fixed sizes, one product per adapter. About a
@@ -122,7 +134,7 @@ class ListenConfig:
     drain_s: Seconds = 30.0
     """How long running requests may finish after SIGTERM. Kubernetes kills after 30 s unless
     told otherwise."""
-    max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 16 << 20
+    max_message_bytes: Annotated[int, Number, Field(ge=1024, le=2**31 - 1)] = 16 << 20
     """Largest request message: bounds what one client can make the server hold."""
 
 
@@ -167,6 +179,8 @@ class Hardware:
     cuda_memory_bytes: int
     """Of the first device. 0 without CUDA."""
     host_memory_bytes: int
+    num_cores: int
+    """For the products of a step: physical cores, or as many as the environment asks for."""
 
 
 def resolve(config: ServerConfig, hardware: Hardware) -> ServerConfig:
@@ -196,7 +210,11 @@ def resolve(config: ServerConfig, hardware: Hardware) -> ServerConfig:
     return replace(
         config,
         base=replace(config.base, device=device, dtype=dtype),
-        engine=replace(config.engine, cache_bytes=max(1, cache_bytes)),
+        engine=replace(
+            config.engine,
+            cache_bytes=max(1, cache_bytes),
+            num_threads=config.engine.num_threads or hardware.num_cores,
+        ),
         adapters=replace(config.adapters, max_host_bytes=max_host_bytes),
     )
 

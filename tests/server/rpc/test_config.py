@@ -11,10 +11,18 @@ from server.config import BaseConfig, EngineConfig, Hardware, ServerConfig, reso
 from server.errors import StartupError
 
 LAPTOP = Hardware(
-    has_cuda=False, cuda_has_bfloat16=False, cuda_memory_bytes=0, host_memory_bytes=16 << 30
+    has_cuda=False,
+    cuda_has_bfloat16=False,
+    cuda_memory_bytes=0,
+    host_memory_bytes=16 << 30,
+    num_cores=4,
 )
 GPU = Hardware(
-    has_cuda=True, cuda_has_bfloat16=True, cuda_memory_bytes=80 << 30, host_memory_bytes=64 << 30
+    has_cuda=True,
+    cuda_has_bfloat16=True,
+    cuda_memory_bytes=80 << 30,
+    host_memory_bytes=64 << 30,
+    num_cores=32,
 )
 
 
@@ -42,10 +50,12 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     config = parse_config(
         f"--config {file} --base models/b --max-batch-size 5 --port 0 --preload one,two@stable "
         "--adapter-root p --adapter-root q --set limits.max_continuations=9 "
-        "--deterministic".split()
+        "--num-threads 3 --max-wait-s 2.5 --deterministic".split()
     )
     assert config.base == BaseConfig(directory=Path("models/b"), quantization="int8")
-    assert config.engine == EngineConfig(max_batch_size=5, block_size=8, deterministic=True)
+    assert config.engine == EngineConfig(
+        max_batch_size=5, block_size=8, num_threads=3, max_wait_s=2.5, deterministic=True
+    )
     assert config.listen.port == 0
     assert config.adapters.preload == ("one", "two@stable")
     assert config.adapters.roots == (Path("p"), Path("q"))
@@ -75,6 +85,18 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         (
             "base: {directory: x}\nengine: {block_size: 0}",
             "server.yaml: engine.block_size: 0 should be greater than or equal to 1",
+        ),
+        (
+            "base: {directory: x}\nengine: {max_batch_size: true}",
+            "server.yaml: engine.max_batch_size: True should be a number",
+        ),
+        (
+            "base: {directory: x}\nlisten: {drain_s: yes}",
+            "server.yaml: listen.drain_s: True should be a number",
+        ),
+        (
+            "base: {directory: x}\nengine: {num_threads: 0}",
+            "server.yaml: engine.num_threads: 0 should be greater than or equal to 1",
         ),
         ("[1, 2]", "server.yaml: must hold keys and values, such as `base:`"),
     ],
@@ -115,17 +137,19 @@ def test_hardware_fills_in_what_is_not_said() -> None:
     assert (laptop.base.device, laptop.base.dtype) == ("cpu", "float32")
     assert (gpu.base.device, gpu.base.dtype) == ("cuda", "bfloat16")
     assert gpu.engine.cache_bytes > laptop.engine.cache_bytes > 0
+    assert (laptop.engine.num_threads, gpu.engine.num_threads) == (4, 32)
     assert laptop.adapters.max_host_bytes < LAPTOP.host_memory_bytes
 
 
 def test_hardware_does_not_overrule() -> None:
     config = ServerConfig(
         base=BaseConfig(directory=Path("x"), device="cpu", dtype="bfloat16"),
-        engine=EngineConfig(cache_bytes=1 << 20),
+        engine=EngineConfig(cache_bytes=1 << 20, num_threads=7),
     )
     resolved = resolve(config, GPU)
     assert (resolved.base.device, resolved.base.dtype) == ("cpu", "bfloat16")
     assert resolved.engine.cache_bytes == 1 << 20
+    assert resolved.engine.num_threads == 7
     assert resolve(resolved, LAPTOP) == resolved
 
 

@@ -65,6 +65,18 @@ def test_second_signal_ends_it_at_once(arguments: list[object], tmp_path: Path) 
     assert "second signal" in server.log.read_text()
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(["--num-threads", 3], 3), ([], 2)])
+def test_threads(
+    asked: list[object], expected: int, arguments: list[object], tmp_path: Path
+) -> None:
+    server = start(tmp_path, [*arguments, *asked], num_threads=2)
+    try:
+        assert f": none on cpu, {expected} threads\n" in server.log.read_text()
+    finally:
+        server.process.kill()
+        server.process.wait(10)
+
+
 def test_signal_while_loading(loading: subprocess.Popen[str]) -> None:
     assert loading.stderr is not None
     while "loading" not in (line := loading.stderr.readline()):
