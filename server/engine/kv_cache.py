@@ -193,8 +193,9 @@ class KVCache:
         for layer in self.layers:
             # [(1 + num_blocks) * block_size, 2, K, D]
             positions = layer.view(-1, *layer.shape[2:])
-            states = positions[sources]
+            states = positions[sources] if pairs else None
             layer.index_fill_(0, resets, 0.0)
-            positions.index_copy_(0, targets, states)
+            if states is not None:
+                positions.index_copy_(0, targets, states)
         self._resets.clear()
         self._copies.clear()

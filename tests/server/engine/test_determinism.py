@@ -105,6 +105,10 @@ def test_softcap_and_window(tmp_path: Path) -> None:
     together = [driver.add(prompt, max_tokens=6, num_logprobs=0) for prompt in prompts]
     driver.run()
     assert [_numbers(inbox) for inbox in together] == [_numbers(inbox) for inbox in alone]
+    again = [driver.add(prompt, max_tokens=6, num_logprobs=0) for prompt in prompts]
+    driver.run()
+    assert [_numbers(inbox) for inbox in again] == [_numbers(inbox) for inbox in alone]
+    assert sum(inbox.answer.usage.num_cached_tokens for inbox in again) > 1000
 
 
 def test_layout_splits_where_the_padding_changes() -> None:
