@@ -74,11 +74,17 @@ class EngineAlone:
             Path(base), quantization="none", dtype="bfloat16", device=config.base.device
         )
         self._engine = Engine(loaded, config.engine, self._metrics)
-        limits = TierLimits(
-            1 << 40, ArtifactLimits(config.adapters.max_adapter_bytes, 256), roots=()
+        limits = ArtifactLimits(
+            max_bytes=config.adapters.max_adapter_bytes,
+            max_lora_rank=config.engine.max_lora_rank,
+            max_host_bytes=config.adapters.max_host_bytes or 0,
         )
         self._tiers = AdapterTiers(
-            loaded.info, AdapterStore(Path(store)), limits, self._metrics, self._engine.evict
+            loaded.info,
+            AdapterStore(Path(store)),
+            TierLimits(artifact=limits, roots=()),
+            self._metrics,
+            on_freed=self._engine.evict,
         )
         self._engine.start()
         return {}
@@ -109,6 +115,7 @@ class EngineAlone:
                     stopping=StoppingParams(num_tokens, ignore_eos=True),
                     emit=emit,
                     arrival_s=time.monotonic(),
+                    stream=False,
                 )
             )
         for _ in prompts:
@@ -121,7 +128,7 @@ class EngineAlone:
         return {
             "wall_s": wall_s,
             "decode_step_s": statistics.median(steps_s),
-            "token_ids": [list(answer.token_ids) for answer in answers],
+            "token_ids": [list(answer.samples[0].token_ids) for answer in answers],
         }
 
     def bandwidth(self, size: int) -> Answer:

@@ -52,7 +52,8 @@ def figures(results: Results, facts: Facts, disk: Disk) -> dict[str, Any]:
         "lora1000_vs_resident": speed["ours.lora1000"] / speed["ours.lora1000_resident"],
         "grpc_cost": 1 - speed["ours.base"] / speed["engine.base"],
         "grpc_cost_lora8": 1 - speed["ours.lora8"] / speed["engine.lora8"],
-        **latency_ms(results, "ours.lora8"),
+        "grpc_cost_stream": 1 - speed["stream.base"] / speed["engine.base"],
+        **latency_ms(results, "stream.lora8"),
     }
     if "vllm.lora8" in speed:
         numbers["ratio_lora8_vs_vllm"] = speed["ours.lora8"] / speed["vllm.lora8"]
@@ -64,8 +65,7 @@ def figures(results: Results, facts: Facts, disk: Disk) -> dict[str, Any]:
         "spread": {n: [round(f(results.speeds(n)), 1) for f in (min, max)] for n in speed},
         "latency_ms": {
             name: {key: round(value, 2) for key, value in latency_ms(results, name).items()}
-            for name in speed
-            if results.rounds[name][0].first_token_s
+            for name in ("stream.base", "stream.lora8")
         },
         "step_ms": {
             n: round(1e3 * _step_s(results, n), 2) for n in ("engine.base", "engine.lora8")

@@ -1,4 +1,4 @@
-"""What the client sends, and what it sees: closed-loop streams through the real gRPC door."""
+"""What the client sends, and what it sees: requests through the real gRPC door."""
 
 import asyncio
 import bisect
@@ -9,7 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench.shape import Shape
-from understudy import AsyncClient, StoppingParams, StreamDelta, TokenIds
+from understudy import (
+    AsyncClient,
+    GenerateRequest,
+    StoppingParams,
+    StreamDelta,
+    StreamFinished,
+    TokenIds,
+)
 
 TIMEOUT_S = 600.0
 _FIRST_WORD = 300  # Token ids below it are the end of sequence and single bytes.
@@ -26,10 +33,12 @@ class Load:
 
 @dataclass
 class Round:
-    """What one round showed. Latencies in seconds, as the client saw them."""
+    """What one round showed. Latencies as the client saw them, where it streamed."""
 
     wall_s: float = 0.0
     num_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Prompt tokens that the server found in its prefix cache."""
     first_token_s: list[float] = field(default_factory=list)
     inter_token_s: list[float] = field(default_factory=list)
     token_ids: list[list[int]] = field(default_factory=list)
@@ -78,22 +87,28 @@ def _zipf_stream(names: Sequence[str], seed: str) -> Iterator[str]:
 
 
 async def play(
-    address: str,
-    requests: Sequence[tuple[str, list[int]]],
-    load: Load,
+    address: str, requests: Sequence[tuple[str, list[int]]], load: Load, *, stream: bool
 ) -> Round:
-    """Stream (adapter, prompt) pairs, `load.concurrency` at a time; greedy, to full length.
+    """Ask for (adapter, prompt) pairs, `load.concurrency` at a time; greedy, to full length.
 
-    Raises RuntimeError where an answer has another length than asked for.
+    With `stream` the tokens come one by one and latencies are noted. Raises RuntimeError where an
+    answer has another length than asked for.
     """
     result = Round(token_ids=[[] for _ in requests])
     pending = iter(enumerate(requests))
+    stopping = StoppingParams(max_tokens=load.output_tokens, ignore_eos=True)
     async with AsyncClient(address, timeout=TIMEOUT_S) as client:
         await client.wait_ready()
 
         async def worker() -> None:
             for index, (adapter, prompt) in pending:
-                await _stream(client, adapter, prompt, load, result, result.token_ids[index])
+                request = GenerateRequest(TokenIds(prompt), adapter=adapter, stopping=stopping)
+                if stream:
+                    await _stream(client, request, result, result.token_ids[index])
+                else:
+                    answer = await client.generate(request)
+                    result.token_ids[index] += answer.generations[0].token_ids
+                    result.num_cached_tokens += answer.usage.num_cached_tokens
 
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as group:
@@ -102,7 +117,7 @@ async def play(
         result.wall_s = time.perf_counter() - begin
     result.num_tokens = sum(map(len, result.token_ids))
     if any(len(ids) != load.output_tokens for ids in result.token_ids):
-        raise RuntimeError("an answer is shorter than was asked for")
+        raise RuntimeError("an answer has another length than was asked for")
     return result
 
 
@@ -115,12 +130,13 @@ async def touch(address: str, names: Sequence[str]) -> None:
 
 
 async def _stream(
-    client: AsyncClient, adapter: str, prompt: list[int], load: Load, result: Round, ids: list[int]
+    client: AsyncClient, request: GenerateRequest, result: Round, ids: list[int]
 ) -> None:
-    stopping = StoppingParams(max_tokens=load.output_tokens, ignore_eos=True)
     last = begin = time.perf_counter()
-    async with client.stream(TokenIds(prompt), adapter=adapter, stopping=stopping) as stream:
+    async with client.stream(request) as stream:
         async for event in stream:
+            if isinstance(event, StreamFinished):
+                result.num_cached_tokens += event.usage.num_cached_tokens
             if not isinstance(event, StreamDelta) or not event.token_ids:
                 continue
             now = time.perf_counter()

@@ -28,14 +28,14 @@ class Servers:
         asked = sorted({name for seed in plan.seeds for name in self._zipf(seed)})
         all_bytes = plan.many * plan.shape.lora_bytes(MANY_RANK)
         capped = f"adapters.max_host_bytes={plan.host_bytes}"
-        roomy = f"adapters.max_host_bytes={2 * all_bytes}"
-        slots = f"engine.num_adapter_slots={len(asked)}"
+        # Room for all of them beside the others', so that none ever leaves.
+        roomy = f"adapters.max_host_bytes={all_bytes + (1 << 30)}"
+        slots = f"engine.num_adapter_slots={len(asked) + len(disk.lora) + 1}"
         configurations: dict[str, Sequence[str]] = {
-            "bf16": _BF16,
+            "bf16": (*_BF16, "--set", roomy, "--set", slots),
             "nf4_packed": (*_NF4, "nf4_packed"),
             "nf4_held": (*_NF4, "nf4_held"),
-            "many": (*_BF16, "--set", capped),
-            "many_resident": (*_BF16, "--set", roomy, "--set", slots),
+            "bf16_capped": (*_BF16, "--set", capped),
         }
         with ThreadPoolExecutor(plan.threads) as pool:
             started = pool.map(self._start, configurations, configurations.values())
@@ -44,8 +44,8 @@ class Servers:
         # ones would be.
         fitting = min(plan.many, plan.host_bytes // plan.shape.lora_bytes(MANY_RANK))
         recent = least_recent_first(disk.many, fitting, "before")
-        asyncio.run(touch(self.processes["many"].address, recent))
-        asyncio.run(touch(self.processes["many_resident"].address, asked))
+        asyncio.run(touch(self.processes["bf16_capped"].address, recent))
+        asyncio.run(touch(self.processes["bf16"].address, asked))
 
     def resident_bytes(self) -> dict[str, int]:
         """Bytes of the base's weights, as each weight form's server reports them."""
@@ -57,7 +57,7 @@ class Servers:
 
     def num_loads(self) -> int:
         """Adapters that the server of `lora1000` has read from disk."""
-        return int(self.processes["many"].sample("understudy_adapter_load_seconds_count"))
+        return int(self.processes["bf16_capped"].sample("understudy_adapter_load_seconds_count"))
 
     def variants(self) -> list[Variant]:
         """What is measured on them."""
@@ -73,8 +73,10 @@ class Servers:
             self._variant("ours.nf4_packed", "nf4_packed", "base", base),
             self._variant("ours.nf4_held", "nf4_held", "base", base),
             self._variant("ours.nf4_lora8", "nf4_held", "lora8", mixed),
-            self._many("ours.lora1000", "many"),
-            self._many("ours.lora1000_resident", "many_resident"),
+            self._many("ours.lora1000", "bf16_capped"),
+            self._many("ours.lora1000_resident", "bf16"),
+            self._variant("stream.base", "bf16", "stream_base", base, stream=True),
+            self._variant("stream.lora8", "bf16", "stream_lora8", mixed, stream=True),
         ]
 
     def sweep(self, num_adapters: int) -> Variant:
@@ -82,15 +84,17 @@ class Servers:
         names = self._disk.in_turn(num_adapters, self._disk.plan.load.concurrency)
         return self._variant(f"ours.{num_adapters}", "bf16", f"sweep{num_adapters}", names)
 
-    def _variant(self, name: str, server: str, kind: str, adapters: Sequence[str]) -> Variant:
-        """`kind` seeds the prompts: those of one server must differ, as it may cache them."""
-        plan, process = self._disk.plan, self.processes[server]
+    def _variant(
+        self, name: str, server: str, kind: str, adapters: Sequence[str], *, stream: bool = False
+    ) -> Variant:
+        """`kind` seeds the prompts: those of one server must differ, as it caches them."""
+        process = self.processes[server]
 
         def run(seed: str, load: Load) -> Round:
-            wanted = prompts(plan.shape, load, len(adapters), f"{kind}/{seed}")
-            return asyncio.run(
-                play(process.address, list(zip(adapters, wanted, strict=True)), load)
-            )
+            done = self._play(process, adapters, f"{kind}/{seed}", load, stream)
+            if done.num_cached_tokens and SOFT_PROMPT not in adapters:
+                raise RuntimeError(f"{name}: a round met prompts of another in the prefix cache")
+            return done
 
         return Variant(name, process.process.pid, run)
 
@@ -102,16 +106,20 @@ class Servers:
             if seed == WARM:
                 # Which adapters are in memory is part of what is measured.
                 adapters = [""] * len(adapters)
-            wanted = prompts(disk.plan.shape, load, len(adapters), f"many/{seed}")
             # What this machine has just written, it would otherwise read from memory.
             drop_page_cache(
                 path for adapter in disk.many for path in disk.directories[adapter].iterdir()
             )
-            return asyncio.run(
-                play(process.address, list(zip(adapters, wanted, strict=True)), load)
-            )
+            return self._play(process, adapters, f"many/{seed}", load, stream=False)
 
         return Variant(name, process.process.pid, run)
+
+    def _play(
+        self, server: ServerProcess, adapters: Sequence[str], seed: str, load: Load, stream: bool
+    ) -> Round:
+        wanted = prompts(self._disk.plan.shape, load, len(adapters), seed)
+        requests = list(zip(adapters, wanted, strict=True))
+        return asyncio.run(play(server.address, requests, load, stream=stream))
 
     def _zipf(self, seed: str) -> list[str]:
         return zipf(self._disk.many, self._disk.plan.many_requests, seed)
