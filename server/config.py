@@ -148,6 +148,11 @@ class LimitsConfig:
     """Stop strings: each is looked for after every token."""
     max_stop_chars: AtLeastOne = 256
     """Characters of a stop string: as many may be held back from a stream."""
+    max_samples: AtLeastOne = 128
+    """Samples of one prompt: each takes a place in the batch."""
+    max_logprobs: AtLeastOne = 1 << 21
+    """Log-probabilities that one answer may hold, alternatives included. One takes about 100 bytes
+    of memory until the request ends."""
     max_continuations: AtLeastOne = 256
     """Continuations of one Score request."""
     max_batch_in_flight: AtLeastOne = 64

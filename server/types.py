@@ -132,11 +132,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens and the text they decided. `text` may lag behind `token_ids`."""
+    """New tokens of one sample and the text they decided. `text` may lag behind `token_ids`."""
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
+    """Which sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +155,12 @@ class FinishedSample:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Terminal: a generation ended."""
+    """Terminal: every sample of a generation ended. `usage` counts the tokens of them all."""
 
     samples: tuple[FinishedSample, ...]
     usage: Usage
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Each prompt token's, given all before it; the first has one only behind virtual tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,10 @@ class Request:
     deadline_s: float | None = None
     num_logprobs: int | None = None
     """None: no log-probabilities. 0: the chosen token's. n: also the n most likely ones."""
+    num_prompt_logprobs: int | None = None
+    """The same, for the tokens of the prompt."""
+    num_samples: int = 1
+    """Generations of the one prompt."""
     continuations: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
     """Higher runs earlier."""
@@ -250,8 +258,9 @@ class EngineMetrics(Protocol):
         """A generation drew its first token, `seconds` after its arrival."""
 
     def request_ended(self, adapter: str, outcome: str, usage: "Usage | None") -> None:
-        """The terminal event. `outcome`: `eos`, `stop`, `length`, `scored`, `cancelled`,
-        `deadline`, `draining` or `error`; `usage` where the request finished."""
+        """The terminal event. `outcome`: `eos`, `stop` or `length` (of the first sample),
+        `scored`, `cancelled`, `deadline`, `draining` or `error`; `usage` where the request
+        finished."""
 
     def preempted(self) -> None:
         """A sequence lost its blocks and will be recomputed."""

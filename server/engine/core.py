@@ -10,13 +10,11 @@ from server.config import EngineConfig
 from server.engine.answer import Answer, Progress
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
-from server.engine.generation import Generation, Sample
+from server.engine.generation import Generation, Sample, draw_next
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
-from server.engine.logprobs import log_probabilities, token_logprobs
 from server.engine.prefix_cache import PrefixCache
 from server.engine.runner import Runner
-from server.engine.sampler import draw
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import Scoring
 from server.engine.sequence import Sequence
@@ -31,7 +29,6 @@ from server.types import (
     EngineStats,
     Request,
     StepRecord,
-    TokenLogprob,
 )
 
 logger = logging.getLogger(__name__)
@@ -216,6 +213,7 @@ class EngineCore:
 
     def _postprocess(self, batch: Batch, logits: torch.Tensor) -> None:
         drawn: list[tuple[int, Sample]] = []
+        forks: list[tuple[Sequence, Generation]] = []
         row = 0
         for chunk in batch.chunks:
             count = chunk.num_logit_rows
@@ -232,31 +230,34 @@ class EngineCore:
                 elif answer.is_context(sequence) and sequence.num_remaining == 0:
                     self._scheduler.fork(sequence, answer.continuations())
             elif isinstance(answer, Generation) and count:
-                drawn += [(row - 1, sample) for sample in answer.samples_of(sequence)]
+                is_end = sequence.num_remaining == 0
+                prompt = logits[first : row - is_end]
+                if len(prompt) and not answer.accept_prompt(sequence, prompt):
+                    self._book.fail(answer, _not_finite(answer.request))
+                elif is_end:
+                    samples = answer.samples_of(sequence)
+                    drawn += [(row - 1, sample) for sample in samples]
+                    if len(samples) > 1:
+                        forks.append((sequence, answer))
         if drawn:
             rows = [row for row, _ in drawn]
             self._generate(
                 [sample for _, sample in drawn],
-                logits if len(rows) == len(logits) else logits[rows],
+                logits if rows == list(range(len(logits))) else logits[rows],
             )
+        for sequence, answer in forks:
+            if self._book.is_open(answer):
+                self._scheduler.fork(sequence, answer.fork())
 
     def _generate(self, samples: list[Sample], logits: torch.Tensor) -> None:
         """Draws the next token of each sample from its row of logits."""
-        requests = [sample.generation.request for sample in samples]
-        asked = [i for i, request in enumerate(requests) if request.num_logprobs is not None]
-        logprobs = log_probabilities(logits[asked]) if asked else None
-        token_ids = draw(logits, [sample.draw() for sample in samples])
-        found: dict[int, TokenLogprob] = {}
-        if logprobs is not None:
-            num_top = max(requests[i].num_logprobs or 0 for i in asked)
-            entries = token_logprobs(logprobs, [token_ids[i] or 0 for i in asked], num_top)
-            for i, entry in zip(asked, entries, strict=True):
-                # Each gets as many as it asked for, whatever its neighbours asked for.
-                top = entry.top[: requests[i].num_logprobs]
-                found[i] = TokenLogprob(entry.token_id, entry.logprob, top)
+        drawn = draw_next(samples, logits)
         now = time.monotonic()
-        for i, (sample, token_id) in enumerate(zip(samples, token_ids, strict=True)):
-            answer, request = sample.generation, requests[i]
+        for sample, (token_id, logprob) in zip(samples, drawn, strict=True):
+            answer, request = sample.generation, sample.generation.request
+            if not self._book.is_open(answer):
+                # Another of its samples failed in this very step.
+                continue
             if token_id is None:
                 self._book.fail(answer, _not_finite(request))
                 continue
@@ -265,10 +266,13 @@ class EngineCore:
                 progress.first_token_s = now
                 self._metrics.first_token(request_label(request), now - request.arrival_s)
             self._num_generated += 1
-            delta = sample.accept(token_id, found.get(i))
+            delta = sample.accept(token_id, logprob)
             if delta is not None:
                 self._book.emit(request, delta)
             if sample.reason is not None:
+                if sample.sequence is not None:
+                    answer.sequences.remove(sample.sequence)
+                    self._scheduler.remove(sample.sequence)
                 self._book.end_if_done(answer)
 
     def _score(self, answer: Scoring, sequence: Sequence, logits: torch.Tensor) -> None:

@@ -7,10 +7,24 @@ import torch
 
 from server.types import TokenLogprob, TopLogprob
 
+_NUM_ROWS = 64
+
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """[N, V] natural log-probabilities in float32."""
     return logits.float().log_softmax(-1)
+
+
+def target_logprobs(
+    logits: torch.Tensor, token_ids: Sequence[int], num_top: int
+) -> list[TokenLogprob]:
+    """As `token_logprobs`, of rows of logits [N, V] that are many: a few of them at a time, as
+    their log-probabilities take as much memory as the logits."""
+    result: list[TokenLogprob] = []
+    for start in range(0, len(token_ids), _NUM_ROWS):
+        part = slice(start, start + _NUM_ROWS)
+        result += token_logprobs(log_probabilities(logits[part]), token_ids[part], num_top)
+    return result
 
 
 def token_logprobs(

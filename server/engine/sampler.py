@@ -53,10 +53,21 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1): two rounds of SplitMix64 (Steele, Lea, Flood 2014) over seed and
     position."""
-    mixed = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], dtype=np.uint64))
-    mixed = _mix(mixed + (np.array(positions, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
+    mixed = _mix(_mix(_words(seeds)) + (_words(positions) + np.uint64(1)) * _GOLDEN)
     # 48 bits: u * total stays below total in float64.
     return (mixed >> np.uint64(16)).astype(np.float64) * 2.0**-48
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """The seed of a request's sample: its own for the first. Others are mixed, so that the second
+    sample of seed 0 is not the first one of seed 1."""
+    if index == 0:
+        return seed
+    return int(_mix(_words([seed]) + _words([index]) * _GOLDEN)[0])
+
+
+def _words(values: Sequence[int]) -> npt.NDArray[np.uint64]:
+    return np.array([value & 0xFFFFFFFFFFFFFFFF for value in values], dtype=np.uint64)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

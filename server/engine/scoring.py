@@ -3,7 +3,7 @@
 import torch
 
 from server.engine.answer import Progress
-from server.engine.logprobs import log_probabilities, token_logprobs
+from server.engine.logprobs import target_logprobs
 from server.engine.sequence import Sequence
 from server.types import ContinuationScore, Request, Scored, TokenLogprob
 
@@ -54,11 +54,10 @@ class Scoring:
         tokens = self._tokens[sequence.index]
         targets = self.request.continuations[sequence.index]
         rows = targets[len(tokens) : len(tokens) + len(logits)]
-        logprobs = log_probabilities(logits)
         highest, best = logits.max(dim=-1)
         if not bool(highest.isfinite().all()):
             return False
-        tokens.extend(token_logprobs(logprobs, rows, self.request.num_logprobs or 0))
+        tokens.extend(target_logprobs(logits, rows, self.request.num_logprobs or 0))
         if best.tolist() != list(rows):
             self._is_greedy[sequence.index] = False
         # A sequence that loses its blocks needs no logits again for what is scored already.

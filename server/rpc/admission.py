@@ -46,6 +46,8 @@ class Work:
     sampling: SamplingParams
     stopping: StoppingParams
     num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    num_samples: int = 1
     continuations: tuple[tuple[int, ...], ...] = ()
     priority: int = 0
     tenant: str = ""
@@ -131,6 +133,8 @@ class Admission:
                     arrival_s=arrival_s,
                     deadline_s=deadline_s,
                     num_logprobs=work.num_logprobs,
+                    num_prompt_logprobs=work.num_prompt_logprobs,
+                    num_samples=work.num_samples,
                     continuations=work.continuations,
                     priority=work.priority,
                     tenant=work.tenant,

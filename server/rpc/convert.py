@@ -68,6 +68,12 @@ def logprobs(values: Iterable[TokenLogprob], token_text: TokenText) -> list[type
     ]
 
 
+def num_logprobs(event: Finished) -> int:
+    """How many log-probabilities `event` holds, alternatives included."""
+    parts = (event.prompt_logprobs, *(sample.logprobs for sample in event.samples))
+    return sum(len(part) * (1 + len(part[0].top)) for part in parts if part)
+
+
 def generations(
     event: Finished, token_text: TokenText, *, ending_only: bool = False
 ) -> list[generation_service_pb2.Generation]:

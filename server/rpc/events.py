@@ -11,7 +11,8 @@ class EventChannel:
     """The events of one request, read by its coroutine."""
 
     def __init__(self) -> None:
-        self._deltas: list[Delta] = []
+        # By sample, the one that waits longest first.
+        self._deltas: dict[int, list[Delta]] = {}
         self._terminal: Event | None = None
         self._arrived = asyncio.Event()
 
@@ -23,26 +24,28 @@ class EventChannel:
     def put(self, event: Event) -> None:
         """Takes an event, on the event loop."""
         if isinstance(event, Delta):
-            self._deltas.append(event)
+            self._deltas.setdefault(event.index, []).append(event)
         else:
             self._terminal = event
         self._arrived.set()
 
     async def next(self) -> Event:
-        """The next event; deltas that piled up behind a slow reader come as one."""
+        """The next event; a sample's deltas that piled up behind a slow reader come as one."""
         await self._arrived.wait()
-        deltas, self._deltas = self._deltas, []
-        if self._terminal is None:
-            self._arrived.clear()
-        if not deltas:
+        if not self._deltas:
             assert self._terminal is not None
             return self._terminal
+        index = next(iter(self._deltas))
+        deltas = self._deltas.pop(index)
+        if not self._deltas and self._terminal is None:
+            self._arrived.clear()
         if len(deltas) == 1:
             return deltas[0]
         return Delta(
             text="".join(delta.text for delta in deltas),
             token_ids=tuple(token for delta in deltas for token in delta.token_ids),
             logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+            index=index,
         )
 
 

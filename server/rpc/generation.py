@@ -16,7 +16,7 @@ from server.metrics import Metrics
 from server.rpc import convert, options
 from server.rpc.admission import Admission, Work
 from server.rpc.batch import answer_batch
-from server.rpc.prompts import PromptEncoder
+from server.rpc.prompts import PromptEncoder, beside
 from server.rpc.streams import TokenClock
 from server.types import BaseInfo, Delta, Finished, SamplingParams, Scored, StoppingParams
 from understudy.v1 import generation_service_pb2 as pb
@@ -63,9 +63,10 @@ class GenerationServer(GenerationServiceServicer):
             )
             async for event in running.events():
                 if isinstance(event, Delta):
-                    clock.tokens(len(event.token_ids))
+                    clock.tokens(event.index, len(event.token_ids))
                     yield pb.GenerateStreamResponse(
                         delta=pb.StreamDelta(
+                            index=event.index,
                             text=event.text,
                             token_ids=event.token_ids,
                             logprobs=convert.logprobs(event.logprobs, token_text),
@@ -181,11 +182,16 @@ class GenerationServer(GenerationServiceServicer):
         async with self.admission.run(request.adapter, time_remaining_s, draft.work) as running:
             event = await running.result()
             assert isinstance(event, Finished)
-            return pb.GenerateResponse(
-                request_id=request_id,
-                adapter=convert.adapter_ref(running.lease),
-                generations=convert.generations(event, self.encoder.token_text),
-                usage=convert.usage(event.usage),
+            adapter, token_text = convert.adapter_ref(running.lease), self.encoder.token_text
+            return await beside(
+                convert.num_logprobs(event),
+                lambda: pb.GenerateResponse(
+                    request_id=request_id,
+                    adapter=adapter,
+                    generations=convert.generations(event, token_text),
+                    usage=convert.usage(event.usage),
+                    prompt_logprobs=convert.logprobs(event.prompt_logprobs, token_text),
+                ),
             )
 
     def _draft(self, request: pb.GenerateRequest, *, stream: bool) -> "_Draft":
@@ -197,8 +203,12 @@ class GenerationServer(GenerationServiceServicer):
             sampling=options.sampling_params(request.sampling),
             stopping=options.stopping_params(request.stopping, self.limits),
             num_logprobs=options.num_logprobs(request.output),
+            num_prompt_logprobs=options.num_prompt_logprobs(request.output, stream=stream),
+            num_samples=options.num_samples(request, self.limits),
             tenant=options.tenant(request.tenant),
             stream=stream,
+            max_context=self.info.max_context_tokens,
+            limits=self.limits,
         )
 
 
@@ -211,18 +221,26 @@ class _Draft:
     sampling: SamplingParams
     stopping: StoppingParams
     num_logprobs: int | None
+    num_prompt_logprobs: int | None
+    num_samples: int
     tenant: str
     stream: bool
+    max_context: int
+    limits: LimitsConfig
 
     async def work(self, lease: AdapterLease | None) -> Work:
         template = lease.adapter.template if lease is not None else None
         prompt = await self.encoder.encode(self.request.input, template)
-        return Work(
+        work = Work(
             prompt_token_ids=prompt.token_ids,
             sampling=self.sampling,
             stopping=self.stopping,
             num_logprobs=self.num_logprobs,
+            num_prompt_logprobs=self.num_prompt_logprobs,
+            num_samples=self.num_samples,
             priority=self.request.priority,
             tenant=self.tenant,
             stream=self.stream,
         )
+        options.check_num_logprobs(work, self.max_context, self.limits)
+        return work

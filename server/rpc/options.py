@@ -10,6 +10,7 @@ import secrets
 
 from server.config import LimitsConfig
 from server.errors import InvalidRequestError, UnsupportedError
+from server.rpc.admission import Work
 from server.types import SamplingParams, StoppingParams
 from understudy.v1 import generation_service_pb2, types_pb2
 
@@ -81,7 +82,6 @@ def stopping_params(message: types_pb2.StoppingParams, limits: LimitsConfig) -> 
 
 def num_logprobs(message: types_pb2.OutputOptions) -> int | None:
     """None: no log-probabilities; n: the chosen token's, and those of the n most likely."""
-    _unsupported(message.prompt_logprobs, "output.prompt_logprobs")
     if message.top_logprobs > MAX_TOP_LOGPROBS:
         raise InvalidRequestError(
             "output.top_logprobs", f"is {message.top_logprobs}, at most {MAX_TOP_LOGPROBS}"
@@ -89,12 +89,44 @@ def num_logprobs(message: types_pb2.OutputOptions) -> int | None:
     return message.top_logprobs if message.logprobs or message.top_logprobs else None
 
 
+def num_prompt_logprobs(message: types_pb2.OutputOptions, *, stream: bool) -> int | None:
+    """As `num_logprobs`, for the tokens of the prompt. A stream has no place for them."""
+    if message.prompt_logprobs and stream:
+        raise InvalidRequestError(
+            "output.prompt_logprobs", "a stream does not carry them; use Generate or BatchGenerate"
+        )
+    return message.top_logprobs if message.prompt_logprobs else None
+
+
+def num_samples(message: generation_service_pb2.GenerateRequest, limits: LimitsConfig) -> int:
+    """How many generations of the one prompt."""
+    count = message.num_samples if message.HasField("num_samples") else 1
+    if not 1 <= count <= limits.max_samples:
+        raise InvalidRequestError(
+            "num_samples", f"is {count}, must be in [1, {limits.max_samples}]"
+        )
+    return count
+
+
+def check_num_logprobs(work: Work, max_context: int, limits: LimitsConfig) -> None:
+    """Raises InvalidRequestError if the answer could hold more log-probabilities than allowed."""
+    num_prompt = len(work.prompt_token_ids)
+    num_tokens = min(work.stopping.max_tokens, max_context - num_prompt + 1) * work.num_samples
+    count = 0
+    if work.num_logprobs is not None:
+        count += num_tokens * (1 + work.num_logprobs)
+    if work.num_prompt_logprobs is not None:
+        count += num_prompt * (1 + work.num_prompt_logprobs)
+    if count > limits.max_logprobs:
+        raise InvalidRequestError(
+            "output",
+            f"asks for up to {count} log-probabilities, at most {limits.max_logprobs} are allowed;"
+            " lower top_logprobs, max_tokens or num_samples",
+        )
+
+
 def reject_later_options(message: generation_service_pb2.GenerateRequest) -> None:
     """Refuses the options of a generation that come later."""
-    if message.HasField("num_samples"):
-        if message.num_samples < 1:
-            raise InvalidRequestError("num_samples", "is 0, must be at least 1")
-        _unsupported(message.num_samples > 1, "num_samples above 1")
     _unsupported(bool(message.adapters), "adapters")
     _unsupported(message.HasField("structured_output"), "structured_output")
 

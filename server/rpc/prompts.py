@@ -52,7 +52,7 @@ class PromptEncoder:
         self, message: types_pb2.Input, template: PromptTemplate | None, field: str = "input"
     ) -> Prompt:
         """The prompt of an input. Raises InvalidRequestError naming the field at fault."""
-        return await _beside(message.ByteSize(), lambda: self._encode(message, template, field))
+        return await beside(message.ByteSize(), lambda: self._encode(message, template, field))
 
     async def encode_continuations(
         self, prompt: Prompt, continuations: Sequence[generation_service_pb2.Continuation]
@@ -68,11 +68,11 @@ class PromptEncoder:
         """
         size = len(prompt.text or "") * len(continuations)
         size += sum(continuation.ByteSize() for continuation in continuations)
-        return await _beside(size, lambda: self._encode_continuations(prompt, continuations))
+        return await beside(size, lambda: self._encode_continuations(prompt, continuations))
 
     async def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Each token's own text."""
-        return await _beside(len(token_ids), lambda: [self.token_text(i) for i in token_ids])
+        return await beside(len(token_ids), lambda: [self.token_text(i) for i in token_ids])
 
     def token_text(self, token_id: int) -> str:
         """A token's own text, with its leading space; incomplete UTF-8 shows as U+FFFD."""
@@ -225,6 +225,6 @@ def _render(template: PromptTemplate, values: dict[str, Any], where: str) -> str
         raise InvalidRequestError(where, str(error)) from error
 
 
-async def _beside(size: int, work: Callable[[], T]) -> T:
-    """Runs `work`, beside the event loop if it is long by `size`, its bytes or tokens."""
+async def beside(size: int, work: Callable[[], T]) -> T:
+    """Runs `work`, beside the event loop if it is long by `size`, its bytes, tokens or numbers."""
     return work() if size <= _INLINE_SIZE else await asyncio.to_thread(work)

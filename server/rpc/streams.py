@@ -6,18 +6,20 @@ from server.metrics import Metrics
 
 
 class TokenClock:
-    """Reports the gaps between a stream's tokens; tokens that come together share theirs."""
+    """Reports the gaps between the tokens of each sample of a stream; tokens that come together
+    share theirs."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._last_s: float | None = None
+        self._last_s: dict[int, float] = {}
 
-    def tokens(self, count: int) -> None:
-        """`count` tokens are handed to the connection now."""
+    def tokens(self, index: int, count: int) -> None:
+        """`count` tokens of a sample are handed to the connection now."""
         if not count:
             return
         now = time.monotonic()
-        if self._last_s is not None:
+        last_s = self._last_s.get(index)
+        if last_s is not None:
             for _ in range(count):
-                self._metrics.inter_token((now - self._last_s) / count)
-        self._last_s = now
+                self._metrics.inter_token((now - last_s) / count)
+        self._last_s[index] = now

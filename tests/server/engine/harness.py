@@ -105,11 +105,11 @@ class Inbox:
     def answer(self) -> Finished:
         assert isinstance(self.terminal, Finished), self.terminal
         deltas = [event for event in self.events if isinstance(event, Delta)]
-        if deltas:
-            (sample,) = self.terminal.samples
-            assert "".join(delta.text for delta in deltas) == sample.text
-            assert tuple(i for d in deltas for i in d.token_ids) == sample.token_ids
-            assert tuple(p for d in deltas for p in d.logprobs) == sample.logprobs
+        for index, sample in enumerate(self.terminal.samples if deltas else ()):
+            own = [delta for delta in deltas if delta.index == index]
+            assert "".join(delta.text for delta in own) == sample.text
+            assert tuple(i for d in own for i in d.token_ids) == sample.token_ids
+            assert tuple(p for d in own for p in d.logprobs) == sample.logprobs
         return self.terminal
 
     @property

@@ -72,6 +72,10 @@ def test_random_workload(
                     tuple(generator.choices(range(1, 320), k=generator.randrange(5)))
                     for _ in range(generator.randrange(1, 6))
                 )
+            else:
+                options["num_samples"] = generator.choice([1, 1, 1, 2, 5])
+                options["num_prompt_logprobs"] = generator.choice([None, None, 1])
+                options["stream"] = generator.random() < 0.5
             if generator.random() < 0.1:
                 options["deadline_s"] = time.monotonic() + generator.choice([0.0, 0.02])
             adapter = held[name] if name else None
@@ -95,8 +99,11 @@ def test_random_workload(
     for request_id, (inbox, _, prompt, name) in jobs.items():
         terminal = inbox.terminal
         if isinstance(terminal, Finished):
-            token_ids = inbox.finished.token_ids
-            assert token_ids == solo(prompt, name)[: len(token_ids)]
+            for sample in inbox.answer.samples:
+                token_ids = sample.token_ids
+                assert token_ids == solo(prompt, name)[: len(token_ids)]
+            known = [entry.token_id for entry in terminal.prompt_logprobs]
+            assert not known or known == list(prompt)[name != "prompt" :]
         elif isinstance(terminal, Failed):
             expected_error = {
                 RequestCancelledError: request_id in cancelled,

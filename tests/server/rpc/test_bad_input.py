@@ -74,6 +74,7 @@ def test_sampling_out_of_range(shared: Server, field: str, sampling: dict[str, f
         ("stopping.stop", {"stopping": tpb.StoppingParams(stop=["a"] * 17)}),
         ("output.top_logprobs", {"output": tpb.OutputOptions(logprobs=True, top_logprobs=21)}),
         ("num_samples", {"num_samples": 0}),
+        ("num_samples", {"num_samples": 129}),
         ("sampling.logit_bias[5]", {"sampling": tpb.SamplingParams(logit_bias={5: NAN})}),
         ("sampling.logit_bias[5]", {"sampling": tpb.SamplingParams(logit_bias={5: -INF})}),
         ("sampling.logit_bias[320]", {"sampling": tpb.SamplingParams(logit_bias={320: 1.0})}),
@@ -109,10 +110,8 @@ def test_field_out_of_range(shared: Server, field: str, fields: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("field", "fields"),
     [
-        ("num_samples", {"num_samples": 2}),
         ("adapters", {"adapters": [tpb.WeightedAdapter(adapter="pirate")]}),
         ("structured_output", {"structured_output": tpb.StructuredOutput(regex="a")}),
-        ("output.prompt_logprobs", {"output": tpb.OutputOptions(prompt_logprobs=True)}),
     ],
 )
 def test_options_of_later_versions(shared: Server, field: str, fields: dict[str, Any]) -> None:

@@ -64,8 +64,12 @@ REQUESTS = st.builds(
     sampling=SAMPLING,
     stopping=STOPPING,
     output=st.builds(
-        tpb.OutputOptions, logprobs=st.booleans(), top_logprobs=st.integers(0, 20) | UINT32
+        tpb.OutputOptions,
+        logprobs=st.booleans(),
+        top_logprobs=st.integers(0, 20) | UINT32,
+        prompt_logprobs=st.booleans(),
     ),
+    num_samples=st.none() | st.integers(0, 4) | UINT32,
     priority=st.none() | st.integers(-(2**31), 2**31 - 1),
     tenant=TEXT,
     request_id=TEXT,
@@ -104,10 +108,11 @@ def test_generate(shared: Server, request: gpb.GenerateRequest) -> None:
     answer = answered(shared.generation.Generate, request)
     if answer is None:
         return
-    (generation,) = answer.generations
-    assert 1 <= len(generation.token_ids) <= request.stopping.max_tokens
-    for stop in request.stopping.stop:
-        assert request.stopping.min_tokens or stop not in generation.text
+    assert len(answer.generations) == (request.num_samples or 1)
+    for generation in answer.generations:
+        assert 1 <= len(generation.token_ids) <= request.stopping.max_tokens
+        for stop in request.stopping.stop:
+            assert request.stopping.min_tokens or stop not in generation.text
 
 
 @MODEST
