@@ -10,6 +10,7 @@ from server.config import EngineConfig
 from server.engine.answer import Answer, Progress
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
+from server.engine.deadlines import HopelessDeadlines
 from server.engine.generation import Generation, Sample, draw_next
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
@@ -21,6 +22,7 @@ from server.engine.sequence import Sequence
 from server.engine.slots import AdapterSlots
 from server.errors import (
     AdapterRefusedError,
+    DeadlineError,
     ServerError,
 )
 from server.models.loader import LoadedBase
@@ -37,8 +39,8 @@ logger = logging.getLogger(__name__)
 class EngineCore:
     """Holds every accepted request until its terminal event. Not thread-safe.
 
-    `on_ended` is called with a request's id just before its terminal event. `clock` counts the
-    seconds that requests wait.
+    `on_ended` is called with a request's id just before its terminal event. `clock` counts
+    seconds; deadlines are on it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class EngineCore:
             base.device,
             metrics.adapter_placed,
         )
+        self._hopeless = HopelessDeadlines(config, self._prefixes, clock)
         self._scheduler = Scheduler(
             config,
             self._pool,
@@ -79,7 +82,8 @@ class EngineCore:
             self._prefixes,
             self._slots,
             on_preempted=lambda _: metrics.preempted(),
-            on_failed=self._not_placed,
+            on_failed=self._not_admitted,
+            refuse=self._hopeless.check,
             clock=clock,
         )
         self._layout = (
@@ -112,7 +116,11 @@ class EngineCore:
             self._book.enter(answer)
             for sequence in answer.sequences:
                 self._scheduler.add(sequence)
-            self._book.end_if_done(answer)
+            late = next(filter(None, map(self._hopeless.check, answer.sequences)), None)
+            if late is not None:
+                self._book.fail(answer, late)
+            else:
+                self._book.end_if_done(answer)
         except Exception as error:
             logger.exception("request %s cannot be taken", request.request_id)
             if answer is None:
@@ -162,9 +170,11 @@ class EngineCore:
         num_queries, num_hits = self._prefixes.take_counts()
         num_decode = sum(chunk.count for chunk in chunks if chunk.is_decode)
         num_rows = sum(chunk.count for chunk in chunks)
+        duration_s = time.perf_counter() - started
+        self._hopeless.observe(num_rows, duration_s)
         self._metrics.step(
             StepRecord(
-                duration_s=time.perf_counter() - started,
+                duration_s=duration_s,
                 num_prefill_tokens=num_rows - num_decode,
                 num_decode_tokens=num_decode,
                 num_sequences=len(chunks),
@@ -285,8 +295,10 @@ class EngineCore:
             self._scheduler.remove(sequence)
         self._book.end_if_done(answer)
 
-    def _not_placed(self, sequence: Sequence, error: Exception) -> None:
-        logger.error("%s cannot be placed", request_label(sequence.answer.request), exc_info=error)
+    def _not_admitted(self, sequence: Sequence, error: Exception) -> None:
+        if not isinstance(error, DeadlineError):
+            label = request_label(sequence.answer.request)
+            logger.error("%s cannot be placed", label, exc_info=error)
         self._book.fail(sequence.answer, error)
 
 

@@ -17,7 +17,8 @@ class Scheduler:
     Running sequences keep their place in every step; waiting ones join as `WaitingQueue` says, and
     nobody overtakes a sequence that waits for blocks. When blocks run out, the last by its rank
     loses its blocks and computes again later. `on_failed` is told of a sequence whose adapter
-    cannot be placed, and must remove it. `clock` counts seconds.
+    cannot be placed, or whose admission `refuse` gives a reason against, and must remove it.
+    `clock` counts seconds.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Scheduler:
         slots: AdapterSlots,
         on_preempted: Callable[[Sequence], None],
         on_failed: Callable[[Sequence, Exception], None],
+        refuse: Callable[[Sequence], Exception | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -38,6 +40,7 @@ class Scheduler:
         self._slots = slots
         self._on_preempted = on_preempted
         self._on_failed = on_failed
+        self._refuse = refuse
         self._clock = clock
         self._waiting = WaitingQueue(config.max_wait_s, config.max_queue_size)
         self._running: list[Sequence] = []
@@ -122,6 +125,10 @@ class Scheduler:
                     self._on_failed(sequence, error)
                     continue
             self._prefixes.reuse(sequence)
+            reason = self._refuse(sequence)
+            if reason is not None:
+                self._on_failed(sequence, reason)
+                continue
             self._waiting.admit(sequence, now)
             self._running.append(sequence)
             chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))

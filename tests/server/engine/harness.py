@@ -136,6 +136,7 @@ class Driver:
         self, base: LoadedBase, *, clock: Callable[[], float] = time.monotonic, **config: Any
     ) -> None:
         self.metrics = Recorder()
+        self.clock = clock
         self.core = EngineCore(base, EngineConfig(**config), self.metrics, clock=clock)
         self._count = 0
 
@@ -174,7 +175,7 @@ class Driver:
         return inbox
 
     def step(self) -> None:
-        self.core.expire(time.monotonic())
+        self.core.expire(self.clock())
         self.core.step()
         self.core.check_integrity()
 
