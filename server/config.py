@@ -38,6 +38,7 @@ DEFAULT_CACHE_BYTES = 256 << 20
 _CUDA_CACHE_SHARE = 0.3
 _HOST_CACHE_SHARE = 0.05
 _HOST_ADAPTER_SHARE = 0.1
+_MIN_CALLS = 64
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -134,6 +135,10 @@ class ListenConfig:
     drain_s: Seconds = 30.0
     """How long running requests may finish after SIGTERM. Kubernetes kills after 30 s unless
     told otherwise."""
+    max_concurrent_calls: AtLeastOne | None = None
+    """Calls open at a time: beyond it new ones are refused unread, so that a flood cannot fill the
+    memory. None: twice what the engine's queue and batch hold, as requests that load their adapter
+    or are being refused are calls too."""
     max_message_bytes: Annotated[int, Number, Field(ge=1024, le=2**31 - 1)] = 16 << 20
     """Largest request message: bounds what one client can make the server hold."""
 
@@ -209,6 +214,10 @@ def resolve(config: ServerConfig, hardware: Hardware) -> ServerConfig:
             if device == "cuda"
             else int(hardware.host_memory_bytes * _HOST_CACHE_SHARE)
         )
+    max_calls = config.listen.max_concurrent_calls
+    if max_calls is None:
+        in_engine = config.engine.max_queue_size + config.engine.max_batch_size
+        max_calls = max(_MIN_CALLS, 2 * in_engine)
     max_host_bytes = config.adapters.max_host_bytes
     if max_host_bytes is None:
         max_host_bytes = max(1 << 28, int(hardware.host_memory_bytes * _HOST_ADAPTER_SHARE))
@@ -221,6 +230,7 @@ def resolve(config: ServerConfig, hardware: Hardware) -> ServerConfig:
             num_threads=config.engine.num_threads or hardware.num_cores,
         ),
         adapters=replace(config.adapters, max_host_bytes=max_host_bytes),
+        listen=replace(config.listen, max_concurrent_calls=max_calls),
     )
 
 

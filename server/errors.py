@@ -6,6 +6,7 @@
     ├── AdapterRefusedError       an artifact cannot be served        FAILED_PRECONDITION
     ├── AdapterMemoryError        no room for one more adapter        RESOURCE_EXHAUSTED
     ├── QueueFullError            try again after retry_delay_s       RESOURCE_EXHAUSTED
+    ├── TooManyCallsError         try again after retry_delay_s       RESOURCE_EXHAUSTED
     ├── DeadlineError             the deadline passed, or cannot be met  DEADLINE_EXCEEDED
     ├── RequestCancelledError     the client went away                CANCELLED
     ├── DrainingError             the server is shutting down         UNAVAILABLE
@@ -55,6 +56,17 @@ class QueueFullError(ServerError):
     def __init__(self, queue_size: int, retry_delay_s: float) -> None:
         super().__init__(
             f"the queue is full ({queue_size} requests); retry in {retry_delay_s:.1f} s"
+        )
+        self.retry_delay_s = retry_delay_s
+
+
+class TooManyCallsError(ServerError):
+    """So many calls are open that this one is not even read. `retry_delay_s` is when to retry."""
+
+    def __init__(self, max_calls: int, retry_delay_s: float) -> None:
+        super().__init__(
+            f"{max_calls} calls are open, as many as this server takes; "
+            f"retry in {retry_delay_s:.1f} s"
         )
         self.retry_delay_s = retry_delay_s
 

@@ -70,6 +70,11 @@ class Metrics:
             "Requests refused because the queue was full.",
             registry=registry,
         )
+        self._call_rejections = Counter(
+            "understudy_call_rejections",
+            "Calls refused unread because too many were open.",
+            registry=registry,
+        )
 
         self._running = Gauge(
             "understudy_sequences_running", "Sequences in the batch.", registry=registry
@@ -245,6 +250,10 @@ class Metrics:
     def queue_rejected(self) -> None:
         """A request met a full queue."""
         self._queue_rejections.inc()
+
+    def call_rejected(self) -> None:
+        """A call came while too many were open."""
+        self._call_rejections.inc()
 
     def inter_token(self, seconds: float) -> None:
         """A stream's next token came `seconds` after the one before."""

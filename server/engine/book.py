@@ -78,9 +78,17 @@ class RequestBook:
         return num_prompt_tokens
 
     def cancel(self, request_id: str) -> None:
-        """Ends a request with RequestCancelledError. Unknown ids are ignored."""
+        """Ends a request with RequestCancelledError. Unknown ids are ignored.
+
+        With DeadlineError if its deadline has passed: then that is why the client left.
+        """
         answer = self._answers.get(request_id)
-        if answer is not None:
+        if answer is None:
+            return
+        now, deadline_s = time.monotonic(), answer.request.deadline_s
+        if deadline_s is not None and deadline_s <= now:
+            self.fail(answer, _passed(answer, now))
+        else:
             self.fail(answer, RequestCancelledError("the request was cancelled"))
 
     def expire(self, now: float) -> None:
@@ -88,8 +96,7 @@ class RequestBook:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, answer = heapq.heappop(self._deadlines)
             if self.is_open(answer):
-                waited = now - answer.request.arrival_s
-                self.fail(answer, DeadlineError(f"the deadline passed after {waited:.2f} s"))
+                self.fail(answer, _passed(answer, now))
 
     def end_if_done(self, answer: Answer) -> None:
         """Ends a request whose answer is complete."""
@@ -149,3 +156,8 @@ class RequestBook:
             alive = set(self._answers.values())
             self._deadlines = [entry for entry in self._deadlines if entry[2] in alive]
             heapq.heapify(self._deadlines)
+
+
+def _passed(answer: Answer, now: float) -> DeadlineError:
+    waited_s = now - answer.request.arrival_s
+    return DeadlineError(f"the deadline passed after {waited_s:.2f} s")

@@ -14,13 +14,15 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from server.errors import DrainingError
+from server.errors import DrainingError, ServerError, TooManyCallsError
 from server.metrics import Metrics
 from server.rpc.status import row_of, status_of
 from understudy.artifact import BASE_NAME
 from understudy.v1 import adapter_service_pb2, generation_service_pb2
 
 _LOG = logging.getLogger(__name__)
+# After which a call that met too many others may come again.
+_RETRY_S = 1.0
 # Health and reflection answer in every state.
 _OURS = "/understudy.v1."
 # While the gate is closed any path below it is answered; only these become labels of metrics.
@@ -63,11 +65,15 @@ class Gate:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls while the gate is closed, turns errors into statuses, counts calls."""
+    """Refuses calls while the gate is closed or too many are open, turns errors into statuses,
+    counts calls."""
 
-    def __init__(self, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, metrics: Metrics, max_calls: int) -> None:
+        """`max_calls`: those of our services that run at a time."""
         self._gate = gate
         self._metrics = metrics
+        self._max_calls = max_calls
+        self._num_calls = 0
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -76,8 +82,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method: str = handler_call_details.method
         if not method.startswith(_OURS):
             return await continuation(handler_call_details)
-        handler: Any = _refusal(self._gate)
-        if not self._gate.closed:
+        handler: Any
+        if self._gate.closed:
+            handler = _refusal(self._gate.refusal())
+        elif self._num_calls >= self._max_calls:
+            self._metrics.call_rejected()
+            handler = _refusal(TooManyCallsError(self._max_calls, _RETRY_S))
+        else:
             handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -93,11 +104,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, handler: Any) -> Any:
         async def call(request: Message, context: Context) -> Any:
             started = time.monotonic()
+            self._num_calls += 1
             try:
                 answer = await handler.unary_unary(request, context)
             except BaseException as error:
                 await self._failed(method, request, started, context, error)
                 raise
+            finally:
+                self._num_calls -= 1
             self._observe(method, request, started, "OK")
             return answer
 
@@ -110,6 +124,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # for, and closes the servicer's generator at once.
         async def call(request: Any, context: Context) -> None:
             started = time.monotonic()
+            self._num_calls += 1
             try:
                 async with contextlib.aclosing(behavior(request, context)) as answers:
                     async for answer in answers:
@@ -117,6 +132,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except BaseException as error:
                 await self._failed(method, request, started, context, error)
                 raise
+            finally:
+                self._num_calls -= 1
             self._observe(method, request, started, "OK")
 
         return call
@@ -165,9 +182,8 @@ def _adapter_of(request: Any) -> str:
     return reference.partition("@")[0] or BASE_NAME
 
 
-def _refusal(gate: Gate) -> Any:
+def _refusal(error: ServerError) -> Any:
     """A handler that answers any call, streaming or not, without reading its requests."""
-    error = gate.refusal()
 
     async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
         raise error

@@ -25,6 +25,8 @@ UNIMPLEMENTED_METHODS = ("GenerationService/Classify", "AdapterService/WatchAdap
 
 _LOADING = "the server is loading its base model; try again shortly"
 _DRAINING = "the server is shutting down"
+# Calls that grpc itself takes, for each that we do: those that sent nothing yet, and health checks.
+_HARD_LIMIT_FACTOR = 2
 # Time for answers on their way when everything has ended.
 _CLOSE_S = 1.0
 
@@ -41,8 +43,10 @@ class RpcServer:
         self._metrics = metrics
         self._gate = Gate(_LOADING)
         self._health = health.aio.HealthServicer()
+        assert config.max_concurrent_calls is not None, "resolved"
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._gate, metrics)],
+            interceptors=[CallInterceptor(self._gate, metrics, config.max_concurrent_calls)],
+            maximum_concurrent_rpcs=_HARD_LIMIT_FACTOR * config.max_concurrent_calls,
             options=[
                 # Without this a second server shares the port, and gets half of the calls.
                 ("grpc.so_reuseport", 0),

@@ -17,6 +17,7 @@ from server.errors import (
     QueueFullError,
     RequestCancelledError,
     ServerError,
+    TooManyCallsError,
     UnsupportedError,
 )
 
@@ -41,6 +42,7 @@ TABLE: dict[type[ServerError], Row] = {
     AdapterRefusedError: Row(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_REFUSED"),
     AdapterMemoryError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "ADAPTER_MEMORY_FULL"),
     QueueFullError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    TooManyCallsError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"),
     DeadlineError: Row(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     RequestCancelledError: Row(grpc.StatusCode.CANCELLED, "CANCELLED"),
     DrainingError: Row(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
@@ -77,7 +79,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
     elif isinstance(error, AdapterNotFoundError):
         info.metadata["adapter"] = error.name[:200]
         info.metadata["close"] = ",".join(error.close)
-    elif isinstance(error, QueueFullError):
+    elif isinstance(error, QueueFullError | TooManyCallsError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_delay_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

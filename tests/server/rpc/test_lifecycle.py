@@ -107,6 +107,21 @@ def test_deadline_ends_the_request_in_the_engine_too(shared: Server) -> None:
     eventually(lambda: shared.sample("understudy_requests_total", **labels) == 1)
 
 
+def test_a_deadline_that_passes_in_the_queue_is_counted(start_server: StartServer) -> None:
+    server = start_server(engine=EngineConfig(max_batch_size=1, num_blocks=256))
+    running = stream(server, long_request())
+    next(running)
+    with pytest.raises(grpc.RpcError) as caught:
+        server.generation.Generate(request_for(), timeout=0.2)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    waits = "understudy_queue_seconds"
+    eventually(lambda: server.sample(f"{waits}_count", outcome="deadline") == 1)
+    assert server.sample(f"{waits}_count", outcome="started") == 1
+    assert server.sample(f"{waits}_sum", outcome="deadline") >= 0.2
+    running.cancel()
+    eventually(lambda: idle(server))
+
+
 def test_giving_up_during_a_load_leaves_it_to_the_others(
     start_server: StartServer,
     shared_folders: tuple[Path, Path],
