@@ -117,7 +117,7 @@ def test_a_deadline_that_passes_in_the_queue_is_counted(start_server: StartServe
     waits = "understudy_queue_seconds"
     eventually(lambda: server.sample(f"{waits}_count", outcome="deadline") == 1)
     assert server.sample(f"{waits}_count", outcome="started") == 1
-    assert server.sample(f"{waits}_sum", outcome="deadline") >= 0.2
+    assert 0.05 < server.sample(f"{waits}_sum", outcome="deadline") < 10
     running.cancel()
     eventually(lambda: idle(server))
 
