@@ -39,7 +39,7 @@ clean: ## remove .venv, caches and run outputs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf *.egg-info client/*.egg-info
 
-$(READY): requirements.lock pyproject.toml client/pyproject.toml
+$(READY): requirements.lock pyproject.toml client/pyproject.toml $(wildcard server/kernels/native/*)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || \
 		{ python=$$(scripts/find_python.sh) && "$$python" -m venv --clear .venv; }
 	$(BIN)/python -m pip install --requirement requirements.lock

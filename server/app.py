@@ -89,13 +89,16 @@ class App:
                 weight_form=base.weight_form,
                 name=base.name,
                 deterministic=self.config.engine.deterministic,
+                kernels=base.kernels,
             )
         )
         info = loaded.info
         threads = torch.get_num_threads()
+        kernels = "native" if loaded.native is not None else "torch"
         _LOG.info(
-            "loaded %s: %s on %s, %d threads", info.name, info.quantization, info.device, threads
-        )
+            "loaded %s: %s on %s, %s kernels, %d threads",
+            info.name, info.weight_form, info.device, kernels, threads,
+        )  # fmt: skip
         self.engine = Engine(loaded, self.config.engine, self.metrics)
         self.engine.start()
         generation, adapters = self._services(loaded, self.engine)

@@ -56,8 +56,12 @@ class BaseConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is a device."""
     weight_form: Literal["auto", "nf4_held", "nf4_packed"] = "auto"
-    """How nf4 weights lie in memory: packed is small, held is dequantized once, and faster on
-    CPU."""
+    """How nf4 weights lie in memory: packed is small, held is dequantized once. auto: packed where
+    the native kernels multiply it (bfloat16 on a CPU with AMX), there the faster form too; else
+    held where memory allows."""
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """What runs on a CPU: native kernels, compiled at installation, or torch's. auto: native where
+    they were compiled and the CPU has AVX-512 with BF16, torch's in deterministic mode."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

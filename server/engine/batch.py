@@ -166,6 +166,19 @@ def block_tables(
     return result
 
 
+def row_tables(chunks: Seq[Chunk], block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of short `chunks` as block tables [rows, blocks], padded with 0, and lengths."""
+    rows = [
+        (chunk.start + i + 1, chunk.sequence.blocks) for chunk in chunks for i in range(chunk.count)
+    ]
+    most = max(-(-length // block_size) for length, _ in rows)
+    tables = np.zeros((len(rows), most), dtype=np.int64)
+    for i, (length, blocks) in enumerate(rows):
+        count = -(-length // block_size)
+        tables[i, :count] = blocks[:count]
+    return torch.from_numpy(tables), torch.tensor([length for length, _ in rows])
+
+
 def _adapter_order(chunk: Chunk) -> int:
     placed = chunk.sequence.placed
     return placed.serial if placed is not None and placed.groups else 0

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.slots import PlacedAdapter
-from server.kernels import LoraGroup, LoraSegment, LoraStep, MaskedLora
+from server.kernels import (
+    LoraGroup,
+    LoraRows,
+    LoraSegment,
+    LoraStep,
+    MaskedLora,
+    Native,
+    lora_rows,
+)
 
 # Up to this many adapters, a pair of products each is cheaper than stacking them.
 _MAX_SEGMENTS = 2
@@ -14,11 +22,16 @@ _MAX_SEGMENTS = 2
 class LoraStacker:
     """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it.
 
+    With `native` there is no stack: every row meets its own adapter.
+
     With `row_multiple` above 1 every adapter runs as a segment, padded to a multiple of it.
     """
 
-    def __init__(self, device: torch.device, row_multiple: int = 1) -> None:
+    def __init__(
+        self, device: torch.device, native: Native | None = None, row_multiple: int = 1
+    ) -> None:
         self._device = device
+        self._native = native
         self._row_multiple = row_multiple
         self._stacked: tuple[PlacedAdapter, ...] = ()
         self._groups: dict[int, LoraGroup] = {}
@@ -42,6 +55,11 @@ class LoraStacker:
         adapters = [p if p is not None and p.groups else None for p in short]
         distinct = [p for p in dict.fromkeys(adapters) if p is not None]
         masked = None
+        if self._native is not None and all(p.updates is not None for p in distinct):
+            if not segments and not distinct:
+                return None
+            rows = self._rows(adapters) if distinct else None
+            return LoraStep(None, tuple(segments), self._row_multiple, rows)
         if len(distinct) > _MAX_SEGMENTS and self._row_multiple == 1:
             masked = self._masked(adapters, distinct)
         else:
@@ -52,6 +70,17 @@ class LoraStacker:
         if masked is None and not segments:
             return None
         return LoraStep(masked, tuple(segments), self._row_multiple)
+
+    def _rows(self, adapters: Sequence[PlacedAdapter | None]) -> LoraRows:
+        assert self._native is not None
+        bounds, updates = [], []
+        last = None
+        for row, placed in enumerate(adapters):
+            if placed is not None and placed is not last:
+                bounds.append(row)
+                updates.append(placed.updates)
+            last = placed
+        return lora_rows(self._native, [*bounds, len(adapters)], updates)
 
     def _masked(
         self, adapters: Sequence[PlacedAdapter | None], distinct: list[PlacedAdapter]

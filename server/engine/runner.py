@@ -2,9 +2,10 @@
 
 import torch
 
-from server.engine.batch import Batch, Layout, block_tables
+from server.engine.batch import Batch, Layout, block_tables, row_tables
 from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.lora_stack import LoraStacker
+from server.engine.sequence import Chunk
 from server.engine.slots import PlacedAdapter
 from server.kernels import AttentionStep, LongChunk, ShortRows
 from server.models.loader import LoadedBase
@@ -17,7 +18,9 @@ class Runner:
         self._base = base
         self._cache = cache
         self._layout = layout
-        self._stacker = LoraStacker(base.device, layout.row_multiple)
+        # Deterministic sums: the long chunks' order of summation for all rows.
+        self._native = None if layout.key_sizes else base.native
+        self._stacker = LoraStacker(base.device, self._native, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
     def run(self, batch: Batch) -> torch.Tensor:
@@ -35,19 +38,12 @@ class Runner:
         return logits[: batch.num_logit_rows]
 
     def _attention(self, batch: Batch) -> AttentionStep:
-        device = self._base.device
-        short = tuple(
-            ShortRows(
-                None if rows is None else torch.tensor(rows, device=device),
-                torch.from_numpy(tables).to(device),
-                torch.tensor(lengths, device=device),
-            )
-            for rows, tables, lengths in block_tables(
-                batch.chunks[: batch.num_short_chunks], self._layout
-            )
-        )
+        native = self._native
+        short = self._short_rows(batch.chunks[: batch.num_short_chunks])
         long = self._long_chunks(batch)
-        gathered = [s.tables.numel() for s in short] + [c.blocks.numel() for c in long]
+        gathered = [c.blocks.numel() for c in long]
+        if native is None:
+            gathered += [s.tables.numel() for s in short]
         size = max(gathered, default=0) * self._cache.layers[0][0].numel()
         if size > self._scratch.numel():
             self._scratch = self._scratch.new_empty(size + size // 2)
@@ -58,6 +54,21 @@ class Runner:
             chunks=tuple(long),
             scratch=self._scratch,
             query_multiple=self._layout.row_multiple,
+            native=native,
+        )
+
+    def _short_rows(self, chunks: tuple[Chunk, ...]) -> tuple[ShortRows, ...]:
+        if self._native is not None:
+            # Read in place: no row is padded to another's length.
+            return (ShortRows(None, *row_tables(chunks, self._layout.block_size)),) if chunks else ()
+        device = self._base.device
+        return tuple(
+            ShortRows(
+                None if rows is None else torch.tensor(rows, device=device),
+                torch.from_numpy(tables).to(device),
+                torch.tensor(lengths, device=device),
+            )
+            for rows, tables, lengths in block_tables(chunks, self._layout)
         )
 
     def _long_chunks(self, batch: Batch) -> list[LongChunk]:

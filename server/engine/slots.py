@@ -5,11 +5,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from server.adapters.lora import LoraWeights
 from server.adapters.soft_prompt import SoftPrompt
-from server.kernels import LoraGroup
+from server.kernels import LoraGroup, describe
 from server.models.layers import LinearGroup
 from server.types import Lease
 
@@ -27,6 +29,8 @@ class PlacedAdapter:
     serial: int
     groups: dict[int, LoraGroup]
     embeddings: torch.Tensor | None
+    updates: npt.NDArray[np.int64] | None = None
+    """`groups` as the native kernel reads them."""
     num_users: int = 0
 
 
@@ -119,7 +123,8 @@ class AdapterSlots:
             stacked = self._stack(group, weights)
             if stacked is not None:
                 groups[group.index] = stacked
-        return PlacedAdapter(key, self._num_placed, groups, None)
+        updates = describe(groups, len(self._groups)) if self._device.type == "cpu" else None
+        return PlacedAdapter(key, self._num_placed, groups, None, updates)
 
     def _stack(self, group: LinearGroup, weights: LoraWeights) -> LoraGroup | None:
         pieces = []

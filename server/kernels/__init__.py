@@ -4,21 +4,38 @@ One step packs the rows of all its sequences into one tensor. Letters in shapes:
 positions of a sequence, H query heads, G query heads per key-value head, K key-value heads,
 D head size, R stacked LoRA rank.
 
-`lora.py` and `attention.py` are the forms that run; `reference.py` holds the plain form of each,
-their oracle in tests.
+`lora.py` and `attention.py` run in torch, and hand single rows to the native kernels of
+`native.py` where those run; `reference.py` holds the plain form of each, their oracle in tests.
 """
 
 from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
-from server.kernels.lora import LoraGroup, LoraSegment, LoraStep, MaskedLora, apply_lora
+from server.kernels.groups import LoraGroup
+from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
+from server.kernels.native import (
+    MAX_LINEAR_ROWS,
+    LoraRows,
+    Native,
+    Runs,
+    describe,
+    load_native,
+    lora_rows,
+)
 
 __all__ = [
+    "MAX_LINEAR_ROWS",
     "AttentionStep",
     "LongChunk",
     "LoraGroup",
+    "LoraRows",
     "LoraSegment",
     "LoraStep",
     "MaskedLora",
+    "Native",
+    "Runs",
     "ShortRows",
     "apply_lora",
+    "describe",
+    "load_native",
+    "lora_rows",
     "paged_attention",
 ]

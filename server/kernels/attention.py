@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from server.kernels.native import Native
+
 
 @dataclass(frozen=True)
 class LongChunk:
@@ -50,6 +52,8 @@ class AttentionStep:
     chunks: tuple[LongChunk, ...]
     scratch: torch.Tensor
     query_multiple: int = 1
+    native: Native | None = None
+    """Runs `short`, read in place, if given. Query, key and value must have contiguous heads."""
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
 
@@ -72,13 +76,21 @@ def paged_attention(
     cache = step.caches[layer]
     num_heads, num_rows, dim = query.shape[1:]
     num_kv = key.shape[1]
-    # [T, 2, K, D]
-    states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
-    cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
     # Zeros, not empty: rows that pad a step belong to no chunk.
     out = query.new_zeros(num_rows, num_heads, dim)
+    if step.native is not None:
+        step.native.cache_write(cache, step.write_index, key, value)
+    else:
+        # [T, 2, K, D]
+        states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
+        cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
     by_row = query[0].transpose(0, 1)
     for index, short in enumerate(step.short):
+        if step.native is not None:
+            step.native.attention(
+                query, cache, short.tables, short.lengths, out, scaling, sliding_window, softcap
+            )
+            continue
         n = len(short.lengths)
         q = by_row[:n] if short.rows is None else by_row.index_select(0, short.rows)
         k, v = _gather(cache, short.tables, step.scratch)

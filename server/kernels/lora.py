@@ -3,28 +3,21 @@
 Linears that read the same input form a group (q, k and v; gate and up): one product with the
 stacked A of all members, then one with B per member.
 
-Rows come in two regions. In the masked region every row meets the stacked A of all adapters in
-it, and the columns of other adapters are zeroed: two products per linear however many adapters
-there are, right for decode. Segments are runs of rows of one adapter, each with its own pair of
+Single rows, as in decode, each meet their own adapter alone where the native kernel runs: the cost
+is that of reading the adapters in the batch once. Without it they form the masked region, where
+every row meets the stacked A of all adapters and the columns of other adapters are zeroed: two
+products per linear however many adapters there are. Segments are runs of rows of one adapter, each with its own pair of
 products: right for prefill, where the masked form would multiply the arithmetic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
-
-@dataclass(frozen=True)
-class LoraGroup:
-    """The stacked updates of one group of linears.
-
-    `a` [R, in]; `parts` holds, for each member that is updated, the columns of the group's output
-    it fills, the rows of `a` it uses and its `b` [rows, out] with the scaling folded in.
-    """
-
-    a: torch.Tensor
-    parts: tuple[tuple[slice, slice, torch.Tensor], ...]
+from server.kernels.groups import LoraGroup
+from server.kernels.native import LoraRows
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class MaskedLora:
 
 @dataclass(frozen=True)
 class LoraStep:
-    """The adapters of one step. Rows in neither region have none.
+    """The adapters of one step. Rows in no region have none.
 
     With `row_multiple` above 1 each segment's rows are padded to a multiple of it.
     """
@@ -55,10 +48,19 @@ class LoraStep:
     masked: MaskedLora | None
     segments: tuple[LoraSegment, ...]
     row_multiple: int = 1
+    rows: LoraRows | None = None
+    """In place of `masked` where the native kernel runs."""
+
+    @cached_property
+    def without_rows(self) -> "LoraStep | None":
+        """What is left where the base's product took `rows` along."""
+        return replace(self, rows=None) if self.segments else None
 
 
 def apply_lora(step: LoraStep, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
     """Adds each row's update to `out` [T, sum of out_features], in place. `x` is [T, in]."""
+    if step.rows is not None:
+        step.rows.native.lora(step.rows, group, x, out)
     masked = step.masked
     if masked is not None and (stack := masked.groups.get(group)) is not None:
         # masked_fill, not a product: another adapter's columns may overflow on this row, and

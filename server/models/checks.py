@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from server.errors import StartupError
-from server.kernels import AttentionStep, LongChunk, ShortRows
+from server.kernels import Native, AttentionStep, LongChunk, ShortRows
 from server.models.decoder import CacheShape, Decoder
 
 _EXPERT_KEYS = (
@@ -100,7 +100,13 @@ def probe_tokens(vocab_size: int) -> torch.Tensor:
 
 
 def probe(
-    decoder: Decoder, shape: CacheShape, expected: torch.Tensor, name: str, *, exact: bool
+    decoder: Decoder,
+    shape: CacheShape,
+    expected: torch.Tensor,
+    name: str,
+    *,
+    exact: bool,
+    native: Native | None = None,
 ) -> None:
     """Compares our forward pass with the model's own.
 
@@ -128,6 +134,7 @@ def probe(
             short=singles,
             chunks=long,
             scratch=torch.empty(0, dtype=dtype, device=device),
+            native=native,
         )
         try:
             got = decoder.forward(tokens.view(-1), positions, rows).view(expected.shape)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from server.kernels import paged_attention
+from server.kernels import Native, paged_attention
+from server.models.fast_modules import accelerate
 from server.models.layers import AdaptedLinear, LinearGroup, StepContext
 from server.models.weights import can_fuse, is_linear, shape_of, take_weight
 
@@ -66,11 +67,14 @@ class Decoder:
         return logits[0]
 
 
-def install(model: Any, *, hold: bool, int8_threshold: float) -> Decoder:
+def install(
+    model: Any, *, hold: bool, int8_threshold: float, native: Native | None = None
+) -> Decoder:
     """Puts our linears and attention into a loaded model, in place.
 
     The output head and the embeddings stay as they are. Quantized weights move over without being
-    quantized again; with `hold`, NF4 weights are also kept dequantized.
+    quantized again; with `hold`, NF4 weights are also kept dequantized. With `native` its kernels run
+    what they can, the head and the norms too.
     """
     context = StepContext()
     head = model.get_output_embeddings()
@@ -83,7 +87,9 @@ def install(model: Any, *, hold: bool, int8_threshold: float) -> Decoder:
         }
         for names in _grouped(linears):
             members = [linears[name] for name in names]
-            weight = take_weight(members, hold=hold, int8_threshold=int8_threshold)
+            weight = take_weight(
+                members, hold=hold, int8_threshold=int8_threshold, native=native
+            )
             full = tuple(f"{path}.{name}" if path else name for name in names)
             in_features = shape_of(members[0])[1]
             group = LinearGroup(len(groups), full, in_features, weight, context)
@@ -94,6 +100,8 @@ def install(model: Any, *, hold: bool, int8_threshold: float) -> Decoder:
         if hasattr(module, "layer_idx"):
             # Past nn.Module's own __setattr__: the context is not part of the model.
             object.__setattr__(module, "step_context", context)
+    if native is not None:
+        accelerate(model, native)
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)
     return Decoder(model, tuple(groups), context)

@@ -57,9 +57,17 @@ class LinearGroup:
             self._input = self._output = None
         return out
 
+    def outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs [..., sum of out] of all members side by side for `x` [..., in]."""
+        return self._compute(x)
+
     def _compute(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.weight(x)
         lora = self._context.lora
+        if lora is not None and lora.rows is not None and self.weight.takes_lora(x):
+            out = self.weight(x, (lora.rows, self.index))
+            lora = lora.without_rows
+        else:
+            out = self.weight(x)
         if lora is not None:
             apply_lora(lora, self.index, x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1]))
         return out

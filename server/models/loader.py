@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
+from server.kernels import Native, load_native
 from server.models.checkpoint import (
     check_shapes,
     eos_token_ids,
@@ -38,6 +39,8 @@ class LoadedBase:
     dtype: torch.dtype
     device: torch.device
     eos_token_ids: frozenset[int]
+    native: Native | None = None
+    """The native kernels, where they run."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -58,13 +61,15 @@ def load_base(
     name: str = "",
     deterministic: bool = False,
     int8_threshold: float | None = None,
+    kernels: str = "auto",
 ) -> LoadedBase:
     """Loads a Hugging Face model directory.
 
     `quantization` is `nf4` (blocks of 64, double quantization, as QLoRA), `int8` (LLM.int8) or
     `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on CUDA), `float32`, `bfloat16` or
     `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`. `int8_threshold` None is 6, or
-    0 if `deterministic`. Raises StartupError with one line.
+    0 if `deterministic`. `kernels` is `auto` (native where they run and not `deterministic`),
+    `native` or `torch`. Raises StartupError with one line.
     """
     name = name or directory.name
     check_directory(directory)
@@ -73,6 +78,7 @@ def load_base(
     _check_choice("weight_form", weight_form, ("auto", "nf4_held", "nf4_packed"))
     target = _device(device)
     compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
+    native = _native(kernels, compute, target, deterministic)
     threshold = 0.0 if deterministic else _INT8_THRESHOLD
     threshold = threshold if int8_threshold is None else int8_threshold
     config = read_config(directory, name)
@@ -94,13 +100,19 @@ def load_base(
     with one_line(name, "does not run"), torch.inference_mode():
         expected = torch.cat([model(row.unsqueeze(0)).logits for row in tokens])
     num_parameters = model.num_parameters()
+    # The native product of packed weights is the faster one.
     hold = quantization == "nf4" and (
         weight_form == "nf4_held"
-        or (weight_form == "auto" and fits_held(num_parameters, compute, available_bytes(target)))
+        or (
+            weight_form == "auto"
+            and not (native is not None and native.runs_linear(compute))
+            and fits_held(num_parameters, compute, available_bytes(target))
+        )
     )
-    decoder = install(model, hold=hold, int8_threshold=threshold)
+    decoder = install(model, hold=hold, int8_threshold=threshold, native=native)
     shape = cache_shape(config)
-    probe(decoder, shape, expected, name, exact=compute == torch.float32 and quantization != "int8")
+    exact = compute == torch.float32 and quantization != "int8"
+    probe(decoder, shape, expected, name, exact=exact, native=native)
     info = BaseInfo(
         name=name,
         fingerprint=fingerprint,
@@ -125,12 +137,28 @@ def load_base(
         },
     )
     eos = eos_token_ids(model, tokenizer, vocab_size)
-    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos)
-
+    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, native)
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise StartupError(f"{field} {value!r} is not one of {', '.join(choices)}")
+
+
+def _native(
+    kernels: str, dtype: torch.dtype, device: torch.device, deterministic: bool
+) -> Native | None:
+    _check_choice("kernels", kernels, ("auto", "native", "torch"))
+    if kernels == "torch" or (kernels == "auto" and (deterministic or device.type != "cpu")):
+        return None
+    native = load_native()
+    if native is not None and device.type == "cpu" and native.runs(dtype):
+        return native
+    if kernels == "native":
+        raise StartupError(
+            f"kernels 'native': not compiled, or not for {dtype} on this {device.type}; reinstall "
+            "where there is a C compiler, or choose 'auto'"
+        )
+    return None
 
 
 def _device(name: str) -> torch.device:

@@ -17,6 +17,11 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from server.kernels import MAX_LINEAR_ROWS, Native, Runs
+
+# What the native product reads, and what the base is quantized with.
+NF4_BLOCK = 64
+
 
 class BaseWeight(Protocol):
     """A frozen linear map with its bias."""
@@ -29,8 +34,14 @@ class BaseWeight(Protocol):
     def resident_bytes(self) -> int:
         """Memory it holds."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in] to [..., sum of out_features]."""
+    def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
+        """[..., in] to [..., sum of out_features].
+
+        Takes the rows' LoRA updates along, if given: ask `takes_lora` first.
+        """
+
+    def takes_lora(self, x: torch.Tensor) -> bool:
+        """Whether a product with `x` takes LoRA updates along."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,21 @@ class DenseWeight:
     weight: torch.Tensor
     bias: torch.Tensor | None
     out_features: tuple[int, ...]
+    native: Native | None = None
+    """Runs products of few rows, if given."""
 
     @property
     def resident_bytes(self) -> int:
         """Memory it holds."""
         return self.weight.nbytes + _nbytes(self.bias)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        return F.linear(x, self.weight, self.bias)
+        return dense_product(self.native, x, self.weight, self.bias, lora)
+
+    def takes_lora(self, x: torch.Tensor) -> bool:
+        """Whether a product with `x` takes LoRA updates along."""
+        return self.native is not None and _few_rows(x)
 
 
 @dataclass(frozen=True)
@@ -61,16 +78,30 @@ class Nf4Weight:
     state: QuantState
     bias: torch.Tensor | None
     out_features: tuple[int, ...]
+    native: Native | None = None
+    """Runs products of few rows, if given."""
 
     @property
     def resident_bytes(self) -> int:
         """Memory it holds."""
         return int(self.codes.nbytes + self.state.absmax.nbytes) + _nbytes(self.bias)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
+        if self.native is not None and _few_rows(x):
+            rows, state = x.view(-1, x.shape[-1]), self.state
+            num_out = state.shape[0]
+            out = self.native.linear_nf4(
+                rows, self.codes, state.absmax, state.code, self.bias, num_out, lora
+            )
+            return out.view(*x.shape[:-1], num_out)
+        assert lora is None
         product: torch.Tensor = matmul_4bit(x, self.codes, self.state, bias=self.bias)
         return product
+
+    def takes_lora(self, x: torch.Tensor) -> bool:
+        """Whether a product with `x` takes LoRA updates along."""
+        return self.native is not None and _few_rows(x)
 
     def dequantized(self) -> torch.Tensor:
         """The dense weight [out, in]."""
@@ -92,9 +123,13 @@ class HeldNf4Weight:
         """Memory it holds."""
         return self._packed.resident_bytes + self._dense.nbytes
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        return F.linear(x, self._dense, self._packed.bias)
+        return dense_product(self._packed.native, x, self._dense, self._packed.bias, lora)
+
+    def takes_lora(self, x: torch.Tensor) -> bool:
+        """Whether a product with `x` takes LoRA updates along."""
+        return self._packed.takes_lora(x)
 
 
 @dataclass(frozen=True)
@@ -114,8 +149,13 @@ class Int8Weight:
         """Memory it holds."""
         return self.codes.nbytes + self.scales.nbytes + _nbytes(self.bias)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def takes_lora(self, x: torch.Tensor) -> bool:
+        """Never."""
+        return False
+
+    def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
+        assert lora is None
         rows = x.reshape(-1, x.shape[-1])
         quantized, row_scales, outliers = int8_vectorwise_quant(
             rows.to(torch.float16), threshold=self.threshold
@@ -131,6 +171,25 @@ class Int8Weight:
             )
         product: torch.Tensor = out.reshape(*x.shape[:-1], -1)
         return product
+
+
+def dense_product(
+    native: Native | None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    lora: Runs = None,
+) -> torch.Tensor:
+    """[..., in] to [..., out] by `weight` [out, in]: by `native`, if given, where rows are few."""
+    if native is not None and _few_rows(x):
+        rows = x.view(-1, x.shape[-1])
+        return native.linear(rows, weight, bias, lora).view(*x.shape[:-1], len(weight))
+    assert lora is None
+    return F.linear(x, weight, bias)
+
+
+def _few_rows(x: torch.Tensor) -> bool:
+    return x.numel() <= MAX_LINEAR_ROWS * x.shape[-1] and x.is_contiguous()
 
 
 def is_linear(module: Any) -> bool:
@@ -155,14 +214,17 @@ def can_fuse(modules: Sequence[Any]) -> bool:
     return all(shape_of(m)[1] % m.weight.quant_state.blocksize == 0 for m in modules)
 
 
-def take_weight(modules: Sequence[Any], *, hold: bool, int8_threshold: float) -> BaseWeight:
+def take_weight(
+    modules: Sequence[Any], *, hold: bool, int8_threshold: float, native: Native | None
+) -> BaseWeight:
     """The fused weight of linears as transformers loaded them: `nn.Linear`, `Conv1D`, or
-    bitsandbytes' `Linear4bit` and `Linear8bitLt`. With `hold`, NF4 is also kept dequantized."""
+    bitsandbytes' `Linear4bit` and `Linear8bitLt`. With `hold`, NF4 is also kept dequantized;
+    `native` runs products of few rows where it can."""
     out_features = tuple(shape_of(m)[0] for m in modules)
     bias = _join_biases(modules)
     first = modules[0]
     if isinstance(first, Linear4bit):
-        packed = _take_nf4(modules, bias, out_features)
+        packed = _take_nf4(modules, bias, out_features, native)
         return HeldNf4Weight(packed) if hold else packed
     if isinstance(first, Linear8bitLt):
         # The first forward pass moves codes and scales from the parameter to the state.
@@ -176,11 +238,21 @@ def take_weight(modules: Sequence[Any], *, hold: bool, int8_threshold: float) ->
         )
     dense = [m.weight.data.t() if isinstance(m, Conv1D) else m.weight.data for m in modules]
     weight = torch.cat(dense) if len(dense) > 1 else dense[0].contiguous()
-    return DenseWeight(weight, bias, out_features)
+    return DenseWeight(weight, bias, out_features, native_for(native, weight))
+
+
+def native_for(native: Native | None, weight: torch.Tensor) -> Native | None:
+    """`native` if it runs the product with a dense `weight` [out, in]."""
+    if native is not None and native.runs_linear(weight.dtype, *weight.shape):
+        return native
+    return None
 
 
 def _take_nf4(
-    modules: Sequence[Any], bias: torch.Tensor | None, out_features: tuple[int, ...]
+    modules: Sequence[Any],
+    bias: torch.Tensor | None,
+    out_features: tuple[int, ...],
+    native: Native | None,
 ) -> Nf4Weight:
     states = [m.weight.quant_state for m in modules]
     first = states[0]
@@ -194,7 +266,12 @@ def _take_nf4(
         quant_type=first.quant_type,
         dtype=first.dtype,
     )
-    return Nf4Weight(codes, state, bias, out_features)
+    runs = (
+        native is not None
+        and state.blocksize == NF4_BLOCK
+        and native.runs_linear(state.dtype, *state.shape)
+    )
+    return Nf4Weight(codes, state, bias, out_features, native if runs else None)
 
 
 def _scales(state: QuantState) -> torch.Tensor:

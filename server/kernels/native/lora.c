@@ -1,0 +1,35 @@
+#include "lora.h"
+
+/* Adds to out [.., ldo] the update of each row of x [.., ldx]. Returns 0, or -1 without memory. */
+API int understudy_lora_bf16(const bf16 *x, int64_t ldx, bf16 *out, int64_t ldo, int64_t in,
+                         const int64_t *bounds, int64_t num_runs, const int64_t *updates,
+                         int64_t stride, int num_threads) {
+    Lora lora = {.bounds = bounds, .updates = updates, .num_runs = num_runs, .stride = stride};
+    if (prepare(&lora)) return -1;
+    if (lora.num_shrink) {
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+        {
+            lora_shrink_bf16(&lora, x, ldx, in);
+            lora_expand_bf16(&lora, out, ldo);
+        }
+    }
+    free(lora.h);
+    return 0;
+}
+
+/* Adds to out [.., ldo] the update of each row of x [.., ldx]. Returns 0, or -1 without memory. */
+API int understudy_lora_f32(const float *x, int64_t ldx, float *out, int64_t ldo, int64_t in,
+                         const int64_t *bounds, int64_t num_runs, const int64_t *updates,
+                         int64_t stride, int num_threads) {
+    Lora lora = {.bounds = bounds, .updates = updates, .num_runs = num_runs, .stride = stride};
+    if (prepare(&lora)) return -1;
+    if (lora.num_shrink) {
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1)
+        {
+            lora_shrink_f32(&lora, x, ldx, in);
+            lora_expand_f32(&lora, out, ldo);
+        }
+    }
+    free(lora.h);
+    return 0;
+}

@@ -1,0 +1,99 @@
+"""Modules of a loaded model that native kernels run as one operation each.
+
+A module is replaced where its class is known by its make: what it computes is compared on a
+sample first, so that a variant (a norm that adds one to its weight, another activation) keeps
+transformers' own form.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import SiLUActivation
+
+from server.kernels import Native
+from server.models.layers import AdaptedLinear
+from server.models.weights import dense_product, native_for
+
+
+class FastNorm(nn.Module):
+    """RMSNorm in one pass."""
+
+    def __init__(self, native: Native, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self._native = native
+        self._epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the last dimension."""
+        return self._native.rms_norm(x.contiguous(), self.weight, self._epsilon)
+
+
+class FastHead(nn.Module):
+    """The output head, whose weight the embeddings may share."""
+
+    def __init__(self, native: Native, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self._native = native
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., in] to [..., vocabulary]."""
+        return dense_product(self._native, x, self.weight, self.bias)
+
+
+class FastMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)), gate and up from one product."""
+
+    def __init__(self, native: Native, gate: AdaptedLinear, down: AdaptedLinear) -> None:
+        super().__init__()
+        self._native = native
+        self.gate, self.down = gate, down
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., hidden] to the same."""
+        hidden: torch.Tensor = self.down(self._native.silu_mul(self.gate.group.outputs(x)))
+        return hidden
+
+
+@torch.inference_mode()
+def accelerate(model: Any, native: Native) -> None:
+    """Replaces what `native` runs in a model whose linears are ours already, in place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            fast = _fast(child, native, model.dtype)
+            if fast is not None:
+                setattr(parent, name, fast)
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and native_for(native, head.weight) is not None:
+        model.set_output_embeddings(FastHead(native, head))
+
+
+def _fast(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:
+    if type(module).__name__.endswith("RMSNorm"):
+        epsilon = getattr(module, "variance_epsilon", None)
+        weight = getattr(module, "weight", None)
+        if isinstance(epsilon, float) and weight is not None and weight.dtype == dtype:
+            return _checked(FastNorm(native, weight, epsilon), module, len(weight), dtype)
+        return None
+    gate, up, down = (getattr(module, f"{n}_proj", None) for n in ("gate", "up", "down"))
+    if not all(isinstance(linear, AdaptedLinear) for linear in (gate, up, down)):
+        return None
+    if set(dict(module.named_children())) - {"act_fn"} != {"gate_proj", "up_proj", "down_proj"}:
+        return None
+    if not isinstance(getattr(module, "act_fn", None), nn.SiLU | SiLUActivation):
+        return None
+    if gate.group is not up.group or (gate.member, up.member) != (0, 1):
+        return None
+    return _checked(FastMlp(native, gate, down), module, gate.in_features, dtype)
+
+
+def _checked(
+    fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype
+) -> nn.Module | None:
+    """`fast` if it computes what `module` does for rows of `size`."""
+    x = torch.linspace(-2, 3, 3 * size, dtype=dtype).view(1, 3, size)
+    expected, got = module(x).float(), fast(x).float()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    return fast if (got - expected).norm() <= tolerance * expected.norm() else None
