@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from server.engine.slots import PlacedAdapter
@@ -58,8 +60,8 @@ class LoraStacker:
         if self._native is not None and all(p.updates is not None for p in distinct):
             if not segments and not distinct:
                 return None
-            rows = self._rows(adapters) if distinct else None
-            return LoraStep(None, tuple(segments), self._row_multiple, rows)
+            own = self._rows(adapters) if distinct else None
+            return LoraStep(None, tuple(segments), self._row_multiple, own)
         if len(distinct) > _MAX_SEGMENTS and self._row_multiple == 1:
             masked = self._masked(adapters, distinct)
         else:
@@ -73,10 +75,12 @@ class LoraStacker:
 
     def _rows(self, adapters: Sequence[PlacedAdapter | None]) -> LoraRows:
         assert self._native is not None
-        bounds, updates = [], []
+        bounds: list[int] = []
+        updates: list[npt.NDArray[np.int64]] = []
         last = None
         for row, placed in enumerate(adapters):
             if placed is not None and placed is not last:
+                assert placed.updates is not None
                 bounds.append(row)
                 updates.append(placed.updates)
             last = placed

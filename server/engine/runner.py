@@ -60,7 +60,9 @@ class Runner:
     def _short_rows(self, chunks: tuple[Chunk, ...]) -> tuple[ShortRows, ...]:
         if self._native is not None:
             # Read in place: no row is padded to another's length.
-            return (ShortRows(None, *row_tables(chunks, self._layout.block_size)),) if chunks else ()
+            return (
+                (ShortRows(None, *row_tables(chunks, self._layout.block_size)),) if chunks else ()
+            )
         device = self._base.device
         return tuple(
             ShortRows(

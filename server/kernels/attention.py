@@ -53,7 +53,7 @@ class AttentionStep:
     scratch: torch.Tensor
     query_multiple: int = 1
     native: Native | None = None
-    """Runs `short`, read in place, if given. Query, key and value must have contiguous heads."""
+    """Runs `short`, read in place, if given."""
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
 
@@ -79,6 +79,9 @@ def paged_attention(
     # Zeros, not empty: rows that pad a step belong to no chunk.
     out = query.new_zeros(num_rows, num_heads, dim)
     if step.native is not None:
+        query, key, value = (
+            t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)
+        )
         step.native.cache_write(cache, step.write_index, key, value)
     else:
         # [T, 2, K, D]

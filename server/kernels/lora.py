@@ -6,8 +6,9 @@ stacked A of all members, then one with B per member.
 Single rows, as in decode, each meet their own adapter alone where the native kernel runs: the cost
 is that of reading the adapters in the batch once. Without it they form the masked region, where
 every row meets the stacked A of all adapters and the columns of other adapters are zeroed: two
-products per linear however many adapters there are. Segments are runs of rows of one adapter, each with its own pair of
-products: right for prefill, where the masked form would multiply the arithmetic.
+products per linear however many adapters there are. Segments are runs of rows of one adapter, each
+with its own pair of products: right for prefill, where the masked form would multiply the
+arithmetic.
 """
 
 from dataclasses import dataclass, replace

@@ -38,8 +38,15 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "silu_mul": (_POINTER, _SIZE, _SIZE, _POINTER, _INT),
 }  # fmt: skip
 _RUNS = (_POINTER, _SIZE, _POINTER, _SIZE)
-_LINEAR = (_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE) + (*_RUNS, _INT)
-_LINEAR_NF4 = (_POINTER, _SIZE, _SIZE) + (_POINTER,) * 4 + (_SIZE, _SIZE, _POINTER, _SIZE) + (*_RUNS, _INT)
+_LINEAR = (
+    *(_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE),
+    *(*_RUNS, _INT),
+)
+_LINEAR_NF4 = (
+    *(_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _POINTER),
+    *(_SIZE, _SIZE, _POINTER, _SIZE),
+    *(*_RUNS, _INT),
+)
 
 
 class Native:
@@ -192,9 +199,7 @@ Runs = tuple[LoraRows, int] | None
 """The runs of a step and the group of linears they are wanted for."""
 
 
-def lora_rows(
-    native: Native, bounds: list[int], updates: list[npt.NDArray[np.int64]]
-) -> LoraRows:
+def lora_rows(native: Native, bounds: list[int], updates: list[npt.NDArray[np.int64]]) -> LoraRows:
     """The runs of a step; `bounds` has one more entry than `updates`."""
     stacked = np.stack(updates)
     places = np.array(bounds, dtype=np.int64)

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from server.errors import StartupError
-from server.kernels import Native, AttentionStep, LongChunk, ShortRows
+from server.kernels import AttentionStep, LongChunk, Native, ShortRows
 from server.models.decoder import CacheShape, Decoder
 
 _EXPERT_KEYS = (

@@ -73,8 +73,8 @@ def install(
     """Puts our linears and attention into a loaded model, in place.
 
     The output head and the embeddings stay as they are. Quantized weights move over without being
-    quantized again; with `hold`, NF4 weights are also kept dequantized. With `native` its kernels run
-    what they can, the head and the norms too.
+    quantized again; with `hold`, NF4 weights are also kept dequantized. With `native` its kernels
+    run what they can, the head and the norms too.
     """
     context = StepContext()
     head = model.get_output_embeddings()
@@ -87,9 +87,7 @@ def install(
         }
         for names in _grouped(linears):
             members = [linears[name] for name in names]
-            weight = take_weight(
-                members, hold=hold, int8_threshold=int8_threshold, native=native
-            )
+            weight = take_weight(members, hold=hold, int8_threshold=int8_threshold, native=native)
             full = tuple(f"{path}.{name}" if path else name for name in names)
             in_features = shape_of(members[0])[1]
             group = LinearGroup(len(groups), full, in_features, weight, context)

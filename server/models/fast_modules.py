@@ -77,21 +77,26 @@ def _fast(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:
         if isinstance(epsilon, float) and weight is not None and weight.dtype == dtype:
             return _checked(FastNorm(native, weight, epsilon), module, len(weight), dtype)
         return None
-    gate, up, down = (getattr(module, f"{n}_proj", None) for n in ("gate", "up", "down"))
-    if not all(isinstance(linear, AdaptedLinear) for linear in (gate, up, down)):
+    return _fast_mlp(module, native, dtype)
+
+
+def _fast_mlp(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:
+    children = dict(module.named_children())
+    if children.keys() != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return None
-    if set(dict(module.named_children())) - {"act_fn"} != {"gate_proj", "up_proj", "down_proj"}:
+    if not isinstance(children["act_fn"], nn.SiLU | SiLUActivation):
         return None
-    if not isinstance(getattr(module, "act_fn", None), nn.SiLU | SiLUActivation):
+    gate, up, down = (children[f"{name}_proj"] for name in ("gate", "up", "down"))
+    if not isinstance(gate, AdaptedLinear) or not isinstance(up, AdaptedLinear):
+        return None
+    if not isinstance(down, AdaptedLinear):
         return None
     if gate.group is not up.group or (gate.member, up.member) != (0, 1):
         return None
     return _checked(FastMlp(native, gate, down), module, gate.in_features, dtype)
 
 
-def _checked(
-    fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype
-) -> nn.Module | None:
+def _checked(fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype) -> nn.Module | None:
     """`fast` if it computes what `module` does for rows of `size`."""
     x = torch.linspace(-2, 3, 3 * size, dtype=dtype).view(1, 3, size)
     expected, got = module(x).float(), fast(x).float()

@@ -139,6 +139,7 @@ def load_base(
     eos = eos_token_ids(model, tokenizer, vocab_size)
     return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, native)
 
+
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise StartupError(f"{field} {value!r} is not one of {', '.join(choices)}")

@@ -2,11 +2,13 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from server.models.loader import load_base
+from server.kernels import load_native
+from server.models.loader import LoadedBase, load_base
 from server.types import FinishedSample
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
@@ -36,10 +38,18 @@ def _difference(finished: FinishedSample, solo: oracle.Solo) -> float:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-@pytest.mark.parametrize("step_tokens", [512, 13])
-def test_mixed_batch_equals_solo(tiny: Tiny, quantization: str, step_tokens: int) -> None:
-    base = load_base(tiny.base, quantization=quantization, deterministic=True)
-    driver = Driver(base, max_batch_size=16, max_step_tokens=step_tokens, deterministic=True)
+@pytest.mark.parametrize(
+    ("kernels", "step_tokens"), [("deterministic", 512), ("deterministic", 13), ("native", 512),
+                                 ("native", 13), ("torch", 512)],
+)  # fmt: skip
+def test_mixed_batch_equals_solo(
+    tiny: Tiny, quantization: str, kernels: str, step_tokens: int
+) -> None:
+    deterministic = kernels == "deterministic"
+    base = _load(tiny, kernels, quantization=quantization, int8_threshold=0.0)
+    driver = Driver(
+        base, max_batch_size=16, max_step_tokens=step_tokens, deterministic=deterministic
+    )
     names: list[str | None] = [None, "narrow", "wide", "prompt", "late"]
     prompts = _prompts(base.info.vocab_size, 2 * len(names), seed=1)
     held = {
@@ -65,6 +75,41 @@ def test_mixed_batch_equals_solo(tiny: Tiny, quantization: str, step_tokens: int
                 solo = oracle.greedy(model, prompt, _MAX_TOKENS)
                 assert inbox.finished.token_ids == solo.token_ids, (name, len(prompt))
                 assert _difference(inbox.finished, solo) <= _TOLERANCE[quantization]
+
+
+@pytest.mark.parametrize("weight_form", ["nf4_packed", "nf4_held"])
+def test_native_bfloat16_is_as_close_to_float32_as_torchs(tiny: Tiny, weight_form: str) -> None:
+    """The log-probabilities of a mixed batch: rounding to bfloat16 moves both forms as far."""
+    found = {}
+    for kernels, dtype in (("torch", "float32"), ("torch", "bfloat16"), ("native", "bfloat16")):
+        base = _load(tiny, kernels, dtype=dtype, weight_form=weight_form)
+        driver = Driver(base, max_batch_size=16)
+        held = [None] + [
+            HeldAdapter(name, read_adapter(path, base.info)) for name, path in tiny.adapters.items()
+        ]
+        # One step's worth of scores: what was generated before cannot differ.
+        inboxes = [
+            driver.add(prompt, held[i % len(held)], continuations=((7, 9, 200), (8,)))
+            for i, prompt in enumerate(_prompts(base.info.vocab_size, 12, seed=2))
+        ]
+        driver.run()
+        found[kernels, dtype] = torch.tensor(
+            [t.logprob for inbox in inboxes for score in inbox.scored.scores for t in score.tokens]
+        )
+    exact = found["torch", "float32"]
+    distance = {k: float((found[k, "bfloat16"] - exact).norm()) for k in ("torch", "native")}
+    assert 0 < distance["native"] <= 1.5 * distance["torch"]
+    assert distance["torch"] < 0.1 * float(exact.norm())
+
+
+def _load(tiny: Tiny, kernels: str, **options: Any) -> LoadedBase:
+    if kernels == "native" and load_native() is None:
+        pytest.skip("the native kernels were not compiled, or not for this CPU")
+    if kernels == "deterministic":
+        return load_base(tiny.base, deterministic=True, **options)
+    base = load_base(tiny.base, kernels=kernels, **options)
+    assert (base.native is not None) == (kernels == "native")
+    return base
 
 
 def test_foreign_checkpoint(test_data: Path) -> None:

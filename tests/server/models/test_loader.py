@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from server.errors import StartupError
+from server.kernels import load_native
 from server.models import decoder, memory
 from server.models.loader import LoadedBase, load_base
 from server.models.memory import available_bytes, fits_held, host_bytes
@@ -120,6 +121,34 @@ def test_held_and_packed_give_the_same_numbers(llama: Path) -> None:
     packed_bytes = sum(group.weight.resident_bytes for group in packed.decoder.groups)
     assert packed_bytes <= 0.35 * dense
     assert held.info.resident_bytes > packed.info.resident_bytes + dense
+
+
+def test_native_kernels_run_what_they_can(llama: Path) -> None:
+    native = load_native()
+    if native is None:
+        pytest.skip("the native kernels were not compiled, or not for this CPU")
+    model = load_base(llama).decoder.model
+    names = {type(module).__name__ for module in model.modules()}
+    assert {"FastNorm", "FastMlp"} <= names
+    assert not names & {"LlamaRMSNorm", "LlamaMLP"}
+    assert load_base(llama, kernels="torch").native is None
+    assert load_base(llama, deterministic=True).native is None
+    # Packed NF4 is the faster form where it is multiplied natively.
+    form = load_base(llama, dtype="bfloat16").info.weight_form
+    assert form == ("nf4_packed" if native.runs_linear(torch.bfloat16) else "nf4_held")
+    with pytest.raises(StartupError, match="kernels 'native': not compiled, or not for"):
+        load_base(llama, dtype="float16", kernels="native")
+
+
+def test_a_norm_of_another_kind_stays(tmp_path: Path) -> None:
+    """Gemma's norm adds one to its weight, its activation is GELU: transformers' forms stay."""
+    config = transformers.Gemma2Config(
+        vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=16,
+        num_attention_heads=4, num_key_value_heads=2, query_pre_attn_scalar=16,
+    )  # fmt: skip
+    base = load_base(make_model(tmp_path, config), quantization="none")
+    names = {type(module).__name__ for module in base.decoder.model.modules()}
+    assert {"Gemma2RMSNorm", "Gemma2MLP"} <= names
 
 
 def test_fused_nf4_codes_are_those_of_each_linear(llama: Path) -> None:
