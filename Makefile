@@ -1,13 +1,14 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench proto lock clean
+.PHONY: help demo test check bench bench-peers proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
+PEERS := .venv-peers
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(READY) ## train three adapters, serve them in one batch, score them
 	$(BIN)/python -m demo
@@ -24,8 +25,11 @@ check: $(READY) ## ruff, mypy, import rules, buf lint and breaking, stubs up to 
 	scripts/breaking.sh
 	$(BIN)/python scripts/stubs.py --check
 
-bench: $(READY) ## measure throughput and latency of the server on this machine
+bench: $(READY) ## measure throughput and latency on this machine, beside PEFT
 	$(BIN)/python -m tests.bench
+
+bench-peers: $(READY) $(PEERS)/.installed ## the same beside vLLM's CPU build, which it installs
+	$(BIN)/python -m tests.bench --peers $(PEERS)
 
 proto: $(READY) ## generate the Python stubs from proto/
 	$(BIN)/python scripts/stubs.py
@@ -33,8 +37,8 @@ proto: $(READY) ## generate the Python stubs from proto/
 lock: $(READY) ## write requirements.lock anew (UPGRADE="NAME ..." takes newer versions)
 	$(BIN)/python scripts/lock.py --upgrade $(UPGRADE)
 
-clean: ## remove .venv, caches and run outputs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove environments, caches and run outputs
+	rm -rf .venv $(PEERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -rf build dist client/build client/dist runs demo-run
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf *.egg-info client/*.egg-info
@@ -44,4 +48,12 @@ $(READY): requirements.lock pyproject.toml client/pyproject.toml $(wildcard serv
 		{ python=$$(scripts/find_python.sh) && "$$python" -m venv --clear .venv; }
 	$(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable client --editable .
+	touch $@
+
+# The registry's torchvision and its like need torch's CUDA build, and vLLM then fails to import
+# them; text models do without.
+$(PEERS)/.installed: tests/bench/peers.txt | $(READY)
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --requirement tests/bench/peers.txt
+	$(PEERS)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@

@@ -1,0 +1,206 @@
+"""What the benchmark measures on: a base with random weights and adapters for it, on disk.
+
+The base is a Llama of SmolLM-135M's shape, tied embeddings included. Speed depends on shapes, not
+on what was learned, so nothing has to be downloaded.
+"""
+
+import os
+import random
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+from understudy.artifact import Manifest, base_fingerprint, seal
+from understudy.store import version_of
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RANKS = (8, 16, 32, 16)
+"""Ranks of the adapters, in turn."""
+MANY_RANK = 8
+VIRTUAL_TOKENS = 20
+SOFT_PROMPT = "soft"
+# Large enough that an adapter changes what the base says, small enough that logits stay finite.
+_B_STD = 0.05
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama with tied embeddings."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each linear of a layer, by name."""
+        kv = self.hidden // self.heads * self.kv_heads
+        wide = {"gate_proj": self.intermediate, "up_proj": self.intermediate}
+        outs = {"q_proj": self.hidden, "k_proj": kv, "v_proj": kv, "o_proj": self.hidden, **wide}
+        found = {name: (out, self.hidden) for name, out in outs.items()}
+        return {**found, "down_proj": (self.hidden, self.intermediate)}
+
+    @property
+    def linear_bytes(self) -> int:
+        """The linears of all layers in bf16: what nf4 quantizes."""
+        return 2 * self.layers * sum(out * into for out, into in self.linears.values())
+
+    def lora_bytes(self, rank: int) -> int:
+        """A LoRA on all seven linears in bf16."""
+        return 2 * rank * self.layers * sum(out + into for out, into in self.linears.values())
+
+
+FULL = Shape(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, vocab=49152)
+TINY = Shape(hidden=64, intermediate=128, layers=2, heads=4, kv_heads=2, vocab=1024)
+
+
+def make_base(directory: Path, shape: Shape) -> None:
+    """Write the base in bf16, and a tokenizer with a text for each of its tokens."""
+    config = LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(directory)
+    _tokenizer(shape.vocab).save_pretrained(directory)
+
+
+def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    """Bytes, then made-up words of three to five letters: every token id has a text."""
+    rng = random.Random(0)
+    words = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    known = set(words)
+    while len(words) < vocab:
+        word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 5)))
+        word = rng.choice(("", "\u0120")) + word  # U+0120 stands for a space in byte-level tokens.
+        if word not in known:
+            known.add(word)
+            words.append(word)
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+class AdapterWriter:
+    """Publishes adapters with random weights into a store, fast enough for a thousand."""
+
+    def __init__(self, base: Path, store: Path, shape: Shape) -> None:
+        self._store, self._shape, self._base_name = store, shape, base.name
+        self._fingerprint = base_fingerprint(base)
+        generator = torch.Generator().manual_seed(1)
+        # Drawing each adapter's millions of values anew would take longer than all else.
+        self._pool = torch.randn(1 << 22, generator=generator)
+
+    def lora(self, name: str, rank: int, seed: int) -> Path:
+        """A LoRA on all seven linears, scaled by 1; returns its directory."""
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=rank, target_modules=list(LINEARS), task_type="CAUSAL_LM"
+        )
+        tensors = {}
+        values = self._values(seed)
+        for layer in range(self._shape.layers):
+            for linear, (out, into) in self._shape.linears.items():
+                block = "self_attn" if linear in LINEARS[:4] else "mlp"
+                where = f"base_model.model.model.layers.{layer}.{block}.{linear}"
+                a = values.take(rank, into) * into**-0.5
+                b = values.take(out, rank) * _B_STD
+                tensors[f"{where}.lora_A.weight"] = a.to(torch.bfloat16)
+                tensors[f"{where}.lora_B.weight"] = b.to(torch.bfloat16)
+        return self._publish(name, "lora", config, tensors, rank=rank)
+
+    def soft_prompt(self, name: str, seed: int) -> Path:
+        """A soft prompt; returns its directory."""
+        config = peft.PromptTuningConfig(
+            num_virtual_tokens=VIRTUAL_TOKENS,
+            token_dim=self._shape.hidden,
+            num_layers=self._shape.layers,
+            num_attention_heads=self._shape.heads,
+            num_transformer_submodules=1,
+            task_type="CAUSAL_LM",
+        )
+        values = self._values(seed).take(VIRTUAL_TOKENS, self._shape.hidden)
+        tensors = {"prompt_embeddings": values}
+        return self._publish(
+            name, "prompt_tuning", config, tensors, num_virtual_tokens=VIRTUAL_TOKENS
+        )
+
+    def _values(self, seed: int) -> "_Values":
+        return _Values(self._pool, random.Random(seed).randrange(len(self._pool)))
+
+    def _publish(
+        self,
+        name: str,
+        method: str,
+        config: peft.PeftConfig,
+        tensors: dict[str, torch.Tensor],
+        rank: int = 0,
+        num_virtual_tokens: int = 0,
+    ) -> Path:
+        # As `understudy.store.publish` lays it out, without its copy, second hash and sync.
+        folder = self._store / name
+        staging = folder / ".staging"
+        staging.mkdir(parents=True)
+        config.inference_mode = True
+        config.save_pretrained(str(staging))
+        save_file(tensors, staging / "adapter_model.safetensors")
+        manifest = seal(
+            staging,
+            Manifest(
+                name=name,
+                method=method,
+                base_fingerprint=self._fingerprint,
+                base_name=self._base_name,
+                base_architecture="LlamaForCausalLM",
+                quantization="none",
+                rank=rank,
+                num_virtual_tokens=num_virtual_tokens,
+            ),
+        )
+        return staging.rename(folder / version_of(manifest.content_hash))
+
+
+class _Values:
+    """Random values, taken in turn from a pool that starts anew when it is used up."""
+
+    def __init__(self, pool: torch.Tensor, begin: int) -> None:
+        self._pool, self._at = pool, begin
+
+    def take(self, rows: int, columns: int) -> torch.Tensor:
+        """The next [rows, columns]."""
+        count = rows * columns
+        if self._at + count > len(self._pool):
+            self._at = 0
+        taken = self._pool[self._at : self._at + count]
+        self._at += count
+        return taken.reshape(rows, columns)
+
+
+def drop_page_cache(paths: Iterable[Path]) -> None:
+    """Make the next read of these files come from the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fdatasync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
