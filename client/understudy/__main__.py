@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
-from understudy import _commands
+from understudy import _commands, _generate
 from understudy._output import printable
 from understudy.client import Client
 from understudy.errors import (
@@ -36,6 +36,7 @@ examples:
   understudy generate --adapter summary "Customer: my parcel is late ..."
   echo "some text" | understudy generate --adapter summary -
   understudy generate --raw --temperature 0.8 --seed 7 "Once upon a time"
+  understudy generate --samples 3 --temperature 1 --adapter summary "..."
   understudy generate --json --adapter summary "..." | jq -r .generations[0].text
   understudy score --adapter reviews "The food was cold." " good" " bad"
   understudy tokenize --adapter summary "some text"
@@ -140,32 +141,8 @@ def _add_generate(commands: _Commands, parents: list[argparse.ArgumentParser]) -
         help="generate text, shown as it comes",
         epilog='example: understudy generate --adapter summary --max-tokens 64 "some text"',
     )
-    generate.add_argument("text", help="the input, - for stdin")
-    generate.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to generate")
-    generate.add_argument(
-        "--temperature", type=float, metavar="T", help="0: greedy (default), higher: more varied"
-    )
-    generate.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
-    generate.add_argument(
-        "--top-p", type=float, metavar="P", help="keep the likeliest tokens up to probability P"
-    )
-    generate.add_argument("--seed", type=int, metavar="N", help="seed of the draw")
-    generate.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end before this text (may be repeated)",
-    )
-    generate.add_argument(
-        "--logprobs", action="store_true", help="show each token's log-probability"
-    )
-    generate.add_argument(
-        "--stream",
-        action="store_true",
-        help="with --json: one line per event instead of one document",
-    )
-    generate.set_defaults(command=_commands.generate)
+    _generate.add_arguments(generate)
+    generate.set_defaults(command=_generate.generate)
 
 
 def _add_score(commands: _Commands, parents: list[argparse.ArgumentParser]) -> None:

@@ -1,32 +1,18 @@
-"""The commands of the command line: each takes a client and the parsed arguments."""
+"""The short commands of the command line: each takes a client and the parsed arguments."""
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, fields
-from types import MappingProxyType
 
-from understudy._output import print_json, print_json_line, print_table, printable
+from understudy._output import print_json, print_table, printable
 from understudy.client import Client
 from understudy.errors import invalid_argument
 from understudy.types import (
     AdapterInfo,
-    GenerateRequest,
     Input,
-    OutputOptions,
     RawPrompt,
-    SamplingParams,
-    StoppingParams,
-    StreamDelta,
-    StreamEvent,
-    StreamFinished,
-    StreamStarted,
     Tier,
-    TokenLogprob,
-)
-
-_EVENT_NAMES: Mapping[type[StreamEvent], str] = MappingProxyType(
-    {StreamStarted: "started", StreamDelta: "delta", StreamFinished: "finished"}
 )
 
 
@@ -40,44 +26,15 @@ def read_text(text: str) -> str:
         raise invalid_argument("stdin", f"not UTF-8 at byte {error.start}") from None
 
 
-def _input(args: argparse.Namespace, text: str) -> Input:
+def prompt_input(args: argparse.Namespace, text: str) -> Input:
+    """The input that `text` is: bound to the template, or with --raw the whole prompt."""
     return RawPrompt(read_text(text)) if args.raw else read_text(text)
-
-
-def generate(client: Client, args: argparse.Namespace) -> None:
-    """Streams text; with --json one document, with --json --stream one line per event."""
-    request = GenerateRequest(
-        _input(args, args.text),
-        adapter=args.adapter,
-        sampling=SamplingParams(
-            temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed
-        ),
-        stopping=StoppingParams(max_tokens=args.max_tokens, stop=args.stop),
-        output=OutputOptions(logprobs=args.logprobs),
-    )
-    if args.json and not args.stream:
-        print_json(client.generate(request, timeout=args.timeout))
-        return
-    logprobs: list[TokenLogprob] = []
-    with client.stream(request, timeout=args.timeout) as events:
-        for event in events:
-            if args.json:
-                print_json_line({"event": _EVENT_NAMES[type(event)], **asdict(event)})
-            elif isinstance(event, StreamDelta):
-                print(event.text, end="", flush=True)
-                logprobs += event.logprobs
-    if not args.json:
-        print()
-    if logprobs:
-        rows = [(f"{t.logprob:.4f}", str(t.token_id), printable(t.token)) for t in logprobs]
-        print()
-        print_table(("logprob", "id", "token"), rows)
 
 
 def score(client: Client, args: argparse.Namespace) -> None:
     """A table of log-likelihoods, the best one marked."""
     result = client.score(
-        _input(args, args.context),
+        prompt_input(args, args.context),
         args.continuations,
         adapter=args.adapter,
         token_logprobs=args.logprobs,
@@ -110,7 +67,9 @@ def score(client: Client, args: argparse.Namespace) -> None:
 
 def tokenize(client: Client, args: argparse.Namespace) -> None:
     """Token ids with their texts."""
-    result = client.tokenize(_input(args, args.text), adapter=args.adapter, timeout=args.timeout)
+    result = client.tokenize(
+        prompt_input(args, args.text), adapter=args.adapter, timeout=args.timeout
+    )
     if args.json:
         print_json(result)
         return

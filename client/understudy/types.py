@@ -49,16 +49,29 @@ Continuation = str | TokenIds
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. The default is greedy."""
+    """How tokens are drawn. The default is greedy.
+
+    Applied in the order of transformers: `logit_bias`, `repetition_penalty`, `frequency_penalty`
+    and `presence_penalty`, also where decoding is greedy; then `temperature`, `top_k`, `top_p` and
+    `min_p`, where it is not.
+    """
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    """Keep tokens at least this many times as likely as the likeliest."""
     seed: int | None = None
+    """The result depends on it and never on the other requests of the batch. Each of several
+    samples has a seed derived from it; the first one's is the seed itself."""
     repetition_penalty: float | None = None
+    """Divides positive logits, multiplies negative ones: of tokens in the prompt and of generated
+    ones, as in transformers."""
     frequency_penalty: float | None = None
+    """Subtracted from a token's logit for each time it was generated, as at OpenAI: the prompt
+    does not count."""
     presence_penalty: float | None = None
+    """Subtracted once from the logit of each token that was generated; as above."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of the given token ids."""
 
@@ -76,11 +89,14 @@ class StoppingParams:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What to return beside the text."""
+    """What to return beside the text. Log-probabilities are those of the model's own distribution:
+    before penalties, bias, temperature and filters."""
 
     logprobs: bool = False
     top_logprobs: int = 0
+    """That many likeliest tokens beside each log-probability."""
     prompt_logprobs: bool = False
+    """Each prompt token's, given those before it. Not for streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,7 @@ class GenerateRequest:
     output: OutputOptions = OutputOptions()
     structured_output: StructuredOutput | None = None
     num_samples: int | None = None
+    """Generations of the one input, which is computed once."""
     adapters: Sequence[WeightedAdapter] = ()
     """Several adapters summed with weights, instead of `adapter`."""
     priority: int | None = None
@@ -224,6 +241,8 @@ class GenerateResult:
     generations: tuple[Generation, ...]
     usage: Usage
     prompt_logprobs: tuple[TokenLogprob, ...]
+    """Where asked for. The first prompt token has one only behind the virtual tokens of a soft
+    prompt: nothing else stands before it."""
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ presence penalties (OpenAI's) over the generated tokens alone. Tokens that must 
 so. A row's cost follows the tokens it touches, not the vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,58 +98,58 @@ def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
             logits[row, list(item.banned)] = float("-inf")
 
 
-def edit(scores: torch.Tensor, edits: Sequence[LogitEdits]) -> None:
-    """Applies each row's edits to `scores` [N, V], float32 without NaN or +inf, in place."""
-    _change(
-        scores,
-        [item.bias_ids for item in edits],
-        lambda old: old + _like(old, np.concatenate([item.bias for item in edits])),
-    )
-    seen = [item.seen if item.params.repetition_penalty != 1.0 else _NOTHING for item in edits]
-
-    def repeated(old: torch.Tensor) -> torch.Tensor:
-        penalty = _like(old, _spread([e.params.repetition_penalty for e in edits], seen))
-        return torch.where(old < 0, old * penalty, old / penalty)
-
-    _change(scores, seen, repeated)
-    generated = [item.generated for item in edits]
-
-    def occurred(old: torch.Tensor) -> torch.Tensor:
-        counts = np.concatenate([item.counts for item in edits])
-        frequency = _spread([e.params.frequency_penalty for e in edits], generated)
-        presence = _spread([e.params.presence_penalty for e in edits], generated)
-        return old - _like(old, counts * frequency + presence)
-
-    if any(e.params.frequency_penalty or e.params.presence_penalty for e in edits):
-        _change(scores, generated, occurred)
-
-
-_NOTHING: TokenIdArray = np.empty(0, dtype=np.int64)
+def edit(scores: torch.Tensor, edits: Mapping[int, LogitEdits]) -> None:
+    """Applies each row's edits to `scores` [N, V], float32, in place: all rows at once."""
+    biased = {row: item for row, item in edits.items() if item.params.logit_bias}
+    if biased:
+        bias = _like(scores, np.concatenate([item.bias for item in biased.values()]))
+        _change(
+            scores, {row: item.bias_ids for row, item in biased.items()}, lambda old: old + bias
+        )
+    repeating = {i: item for i, item in edits.items() if item.params.repetition_penalty != 1.0}
+    if repeating:
+        seen = {row: item.seen for row, item in repeating.items()}
+        values = [item.params.repetition_penalty for item in repeating.values()]
+        penalty = _like(scores, _spread(values, seen))
+        _change(scores, seen, lambda old: torch.where(old < 0, old * penalty, old / penalty))
+    counting = {
+        row: item
+        for row, item in edits.items()
+        if item.params.frequency_penalty or item.params.presence_penalty
+    }
+    if counting:
+        generated = {row: item.generated for row, item in counting.items()}
+        counts = np.concatenate([item.counts for item in counting.values()])
+        frequency = _spread([i.params.frequency_penalty for i in counting.values()], generated)
+        presence = _spread([i.params.presence_penalty for i in counting.values()], generated)
+        loss = _like(scores, counts * frequency + presence)
+        _change(scores, generated, lambda old: old - loss)
 
 
 def _change(
     scores: torch.Tensor,
-    token_ids: Sequence[TokenIdArray],
+    token_ids: Mapping[int, TokenIdArray],
     new_values: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """Replaces the scores of each row's tokens, all rows at once.
+    """Replaces the scores of some tokens of some rows.
 
-    Sums and products that overflow become the largest number there is; what is -inf stays.
+    What overflows becomes the largest number there is; what is not finite stays as it is.
     """
     size = scores.shape[1]
-    places = np.concatenate([row * size + ids for row, ids in enumerate(token_ids)])
-    if not len(places):
-        return
+    places = np.concatenate([row * size + ids for row, ids in token_ids.items()])
     index = torch.from_numpy(places).to(scores.device)
     flat = scores.view(-1)
     old = flat[index]
     new = new_values(old).clamp(-_LARGEST, _LARGEST)
-    flat[index] = torch.where(old == float("-inf"), old, new)
+    flat[index] = torch.where(old.isfinite(), new, old)
 
 
-def _spread(values: Sequence[float], token_ids: Sequence[TokenIdArray]) -> npt.NDArray[np.float32]:
+def _spread(
+    values: Sequence[float], token_ids: Mapping[int, TokenIdArray]
+) -> npt.NDArray[np.float32]:
     """Each row's value, once for each of its tokens."""
-    return np.repeat(np.array(values, dtype=np.float32), [len(ids) for ids in token_ids])
+    lengths = [len(ids) for ids in token_ids.values()]
+    return np.repeat(np.array(values, dtype=np.float32), lengths)
 
 
 def _like(tensor: torch.Tensor, values: npt.NDArray[np.float32]) -> torch.Tensor:

@@ -25,28 +25,21 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int | None]:
     """A token id per row of `logits` [N, V], None where the row is not finite.
 
-    What must not be drawn is overwritten in `logits`.
+    `logits` may be overwritten.
     """
     mask(logits, draws)
+    edits = {row: item.edits for row, item in enumerate(draws) if item.edits is not None}
+    if edits:
+        logits = logits.float()
+        edit(logits, edits)
     highest, best = logits.max(dim=-1)
     # max propagates NaN, so one number per row tells of every NaN and +inf.
     finite = highest.isfinite().tolist()
     token_ids = best.tolist()
-    edits = {i: item.edits for i, item in enumerate(draws) if item.edits is not None and finite[i]}
     random = [i for i, item in enumerate(draws) if item.params.temperature > 0.0 and finite[i]]
-    plain = [i for i in random if i not in edits]
-    if plain:
-        rows = logits if len(plain) == len(draws) else logits[plain]
-        _fill(token_ids, plain, _sample(rows, [draws[i] for i in plain]))
-    if edits:
-        edited = list(edits)
-        rows = logits[edited].float()
-        edit(rows, list(edits.values()))
-        _fill(token_ids, edited, rows.argmax(-1).tolist())
-        random = [i for i in random if i in edits]
-        if random:
-            rows = rows[[edited.index(i) for i in random]]
-            _fill(token_ids, random, _sample(rows, [draws[i] for i in random]))
+    if random:
+        rows = logits if len(random) == len(draws) else logits[random]
+        _fill(token_ids, random, _sample(rows, [draws[i] for i in random]))
     return [token_id if ok else None for ok, token_id in zip(finite, token_ids, strict=True)]
 
 
@@ -96,11 +89,13 @@ def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
     filtered = sorted(set(range(len(draws))) - set(whole))
     if filtered:
         values, ids = probabilities[filtered].topk(min(_SHORTLIST, size))
-        chosen, enough = _invert_filtered(values, [params[i] for i in filtered], uniform[filtered])
+        chosen, enough = _invert_filtered(
+            values, [params[i] for i in filtered], uniform[filtered], size
+        )
         _fill(result, filtered, ids.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist())
         for i in (i for i, ok in zip(filtered, enough.tolist(), strict=True) if not ok):
             values, ids = probabilities[i : i + 1].sort(dim=-1, descending=True, stable=True)
-            chosen, _ = _invert_filtered(values, params[i : i + 1], uniform[i : i + 1])
+            chosen, _ = _invert_filtered(values, params[i : i + 1], uniform[i : i + 1], size)
             result[i] = int(ids[0, chosen[0]])
     return result
 
@@ -117,7 +112,10 @@ def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _invert_filtered(
-    sorted_probabilities: torch.Tensor, params: Sequence[SamplingParams], uniform: torch.Tensor
+    sorted_probabilities: torch.Tensor,
+    params: Sequence[SamplingParams],
+    uniform: torch.Tensor,
+    vocab_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws from rows [N, S] of descending probabilities after top-k, top-p and min-p.
 
@@ -138,6 +136,8 @@ def _invert_filtered(
     kept = kept.masked_fill((cumulative - kept >= nucleus) & (rank > 0), 0.0)
     kept = _drop_below_min_p(kept, params)
     enough = (k <= size) | (cumulative[:, -1] >= nucleus.squeeze(1)) | (kept[:, -1] == 0.0)
+    # Of a top-k set that ends beyond the columns the total, and so the nucleus, is not known.
+    enough &= (k <= size) | (k >= vocab_size) | (p >= 1.0)
     return _invert(kept.cumsum(-1), uniform), enough
 
 

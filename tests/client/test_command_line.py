@@ -45,17 +45,33 @@ def test_generate_streams_text(scripted: Any, run: Run, wire: Any) -> None:
 
 def test_generate_sends_its_flags(scripted: Any, run: Run, wire: Any) -> None:
     scripted.handlers["Generate"] = wire.echo
-    flags = "--max-tokens 9 --temperature 0.5 --top-k 4 --top-p 0.9 --seed 3 --stop a --stop b"
-    code, *_ = run("generate", "--json", "--raw", "--logprobs", *flags.split(), "x")
+    flags = (
+        "--max-tokens 9 --min-tokens 2 --stop a --stop b --ignore-eos --samples 3 "
+        "--temperature 0.5 --top-k 4 --top-p 0.75 --min-p 0.25 --seed 3 --repetition-penalty 1.5 "
+        "--frequency-penalty -0.5 --presence-penalty 0.125 --logit-bias 7=-2.5 --logit-bias 9=1 "
+        "--logprobs --top-logprobs 2 --prompt-logprobs"
+    )
+    code, *_ = run("generate", "--json", "--raw", *flags.split(), "x")
     assert code == 0
-    sent = scripted.requests["Generate"][0]
-    assert sent.input.raw_prompt == "x"
-    assert sent.output.logprobs
-    assert sent.stopping.max_tokens == 9
-    assert list(sent.stopping.stop) == ["a", "b"]
-    sampling = sent.sampling
-    assert (sampling.temperature, sampling.top_k, sampling.seed) == (0.5, 4, 3)
-    assert sampling.top_p == pytest.approx(0.9)
+    assert scripted.requests["Generate"][0] == generation_pb.GenerateRequest(
+        input=types_pb.Input(raw_prompt="x"),
+        num_samples=3,
+        sampling=types_pb.SamplingParams(
+            temperature=0.5,
+            top_k=4,
+            top_p=0.75,
+            min_p=0.25,
+            seed=3,
+            repetition_penalty=1.5,
+            frequency_penalty=-0.5,
+            presence_penalty=0.125,
+            logit_bias={7: -2.5, 9: 1.0},
+        ),
+        stopping=types_pb.StoppingParams(
+            max_tokens=9, min_tokens=2, stop=["a", "b"], ignore_eos=True
+        ),
+        output=types_pb.OutputOptions(logprobs=True, top_logprobs=2, prompt_logprobs=True),
+    )
 
 
 def test_generate_leaves_defaults_to_the_server(scripted: Any, run: Run, wire: Any) -> None:
@@ -94,6 +110,23 @@ def test_generate_logprobs(scripted: Any, run: Run, wire: Any) -> None:
     scripted.handlers["GenerateStream"] = lambda *_: iter([delta, wire.finished()])
     _, out, _ = run("generate", "--logprobs", "x")
     assert out.splitlines()[-2:] == ["logprob  id  token", "-0.5000   7  a\\n"]
+
+
+def test_generate_shows_samples_and_the_prompt(scripted: Any, run: Run, wire: Any) -> None:
+    top = [types_pb.TopLogprob(token_id=3, token=" b\n", logprob=-0.25)]
+    token = types_pb.TokenLogprob(token_id=7, token="a", logprob=-0.5, top=top)
+    answer = wire.response("first")
+    answer.generations[0].logprobs.append(token)
+    answer.generations.add(index=1, text="second")
+    answer.prompt_logprobs.append(token)
+    scripted.handlers["Generate"] = lambda *_: answer
+    code, out, err = run("generate", "--samples", "2", "--prompt-logprobs", "x")
+    assert (code, err) == (0, "")
+    table = ["logprob  id  token  likeliest", "-0.5000   7  a      ' b\\n' -0.2500"]
+    assert out.splitlines() == [
+        "prompt:", *table, "", "sample 0:", "first", "", *table, "", "sample 1:", "second",
+    ]  # fmt: skip
+    assert scripted.count("GenerateStream") == 0
 
 
 @pytest.mark.parametrize(("given", "sent"), [(b"two\nlines\n", "two\nlines"), (b"", "")])
@@ -247,6 +280,9 @@ def test_server_errors_are_one_line(
         (["generate", "--max-tokens", "many", "x"], "--max-tokens"),
         (["generate", "--timeout", "-1", "x"], "--timeout"),
         (["generate", "--top-k", "-1", "x"], "sampling.top_k"),
+        (["generate", "--logit-bias", "7", "x"], "--logit-bias: 7 is not a token id"),
+        (["generate", "--logit-bias", "7=a", "x"], "--logit-bias: 7=a is not a token id"),
+        (["generate", "--samples", "many", "x"], "--samples"),
         (["generate", "--server", "http://h:1", "x"], "HOST:PORT"),
         (["score", "context"], "continuation"),
         (["adapters"], "ACTION"),

@@ -21,6 +21,7 @@ _FILTERS = [
     SamplingParams(temperature=1.0, top_p=0.7),
     SamplingParams(temperature=0.8, top_k=7, top_p=0.5),
     SamplingParams(temperature=1.0, top_k=300),
+    SamplingParams(temperature=2.0, top_k=500, top_p=0.83),
     SamplingParams(temperature=2.0, top_p=0.999),
     SamplingParams(temperature=1.0, top_k=1),
     SamplingParams(temperature=1.0, top_p=1e-6),
