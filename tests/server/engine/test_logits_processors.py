@@ -96,7 +96,7 @@ _PARAMS = st.builds(
 
 
 @settings(max_examples=80, deadline=None)
-@example(SamplingParams(temperature=1.9, top_k=500, top_p=0.83), seed=0, size=700)
+@example(params=SamplingParams(temperature=1.9, top_k=500, top_p=0.83), seed=0, size=700)
 @given(params=_PARAMS, seed=st.integers(0, 50), size=st.sampled_from([40, 700]))
 def test_distributions_are_those_of_transformers(
     params: SamplingParams, seed: int, size: int
