@@ -18,8 +18,8 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
     if not prompt:
         raise InvalidRequestError("input", "the prompt has no tokens")
     _check_ids("input", prompt, base)
-    for token_id, _ in request.sampling.logit_bias:
-        _check_ids(f"sampling.logit_bias[{token_id}]", (token_id,), base)
+    highest = max((token_id for token_id, _ in request.sampling.logit_bias), default=0)
+    _check_ids(f"sampling.logit_bias[{highest}]", (highest,), base)
     num_virtual = 0
     if request.lease is not None:
         num_virtual = request.lease.num_virtual_tokens
