@@ -1,6 +1,7 @@
 """All processes, started, and what they are asked."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.child import Child
@@ -17,27 +18,39 @@ class BenchError(RuntimeError):
     """The benchmark cannot go on. The message says why."""
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the usual."""
+
+    sweep: bool = False
+    """Throughput by number of distinct adapters."""
+    bitsandbytes: bool = False
+    """transformers on the NF4 base."""
+    peers: Path | None = None
+    """vLLM, from this environment."""
+
+
 class Bench:
     """All processes, started, and what they are asked."""
 
-    def __init__(
-        self, disk: Disk, stack: ExitStack, clock: Clock, *, sweep: bool, peers: Path | None
-    ) -> None:
+    def __init__(self, disk: Disk, stack: ExitStack, clock: Clock, extras: Extras) -> None:
         self._disk, self._clock = disk, clock
-        self._engine = start_module(disk, stack, "engine_alone", OMP_WAIT_POLICY="PASSIVE")
+        self._engine = start_module(
+            disk, stack, "engine", "engine_alone", OMP_WAIT_POLICY="PASSIVE"
+        )
         self._engine.send("load", base=str(disk.base), store=str(disk.store))
         self._servers = Servers(disk, stack)
         self._engine.receive()
         clock.say(f"started {len(self._servers.processes)} servers, and an engine alone")
-        num_lora = max(SWEEP) if sweep else NUM_LORA
-        directories = {name: str(disk.directories[name]) for name in disk.lora[:num_lora]}
-        self._peft = start_module(disk, stack, "peft_baseline")
-        trial = prompts(disk.plan.shape, disk.plan.load, disk.plan.load.concurrency, "trial")
-        loaded = self._peft.ask("load", base=str(disk.base), adapters=directories, trial=trial)
-        clock.say(f"started transformers and PEFT; faster attention: {loaded['attention']}")
-        self._peers = Peers(disk, stack, clock, peers) if peers else None
+        self._peft, settings = _start_peft(disk, stack, max(SWEEP) if extras.sweep else NUM_LORA)
+        clock.say(f"started transformers and PEFT; fastest with {settings}")
+        self._bnb: Child | None = None
+        if extras.bitsandbytes:
+            self._bnb, settings_bnb = _start_peft(disk, stack, 0, nf4=True)
+            clock.say(f"started transformers with bitsandbytes; fastest with {settings_bnb}")
+        self._peers = Peers(disk, stack, clock, extras.peers) if extras.peers else None
         versions = self._peers.versions if self._peers else {}
-        self.facts = Facts(self._servers.resident_bytes(), loaded["attention"], versions)
+        self.facts = Facts(self._servers.resident_bytes(), settings, versions)
         self._num_loads = self._servers.num_loads()
 
     def play(self) -> Results:
@@ -45,8 +58,16 @@ class Bench:
         plan = self._disk.plan
         variants = [*self._servers.variants(), *self._pair("engine", self._engine)]
         variants += self._pair("peft", self._peft)
+        if self._bnb is not None:
+            base = self._disk.in_turn(0, plan.load.concurrency)
+            variants.append(
+                child_variant(self._disk, self._bnb, "bitsandbytes.nf4_packed", "base", base)
+            )
         if self._peers is not None:
             variants += self._peers.variants()
+        # What is compared stands side by side, so that a slow minute meets both.
+        kinds = [variant.name.partition(".")[2] for variant in variants]
+        variants.sort(key=lambda variant: kinds.index(variant.name.partition(".")[2]))
         results = run(variants, plan.load, plan.seeds, self._clock, self._after_round)
         self.facts.lora1000_loads = self._servers.num_loads() - self._num_loads
         return results
@@ -94,3 +115,24 @@ class Bench:
                 f"baseline is not at its best. {results.foreign_cores[-1]:.1f} processors were "
                 "busy with something else: is the machine in use?"
             )
+
+
+def _start_peft(
+    disk: Disk, stack: ExitStack, num_lora: int, *, nf4: bool = False
+) -> tuple[Child, dict[str, str]]:
+    """The baseline as it is fastest here, and what made it so.
+
+    OpenMP's threads by default spin for a while before they sleep, which may help or hurt.
+    """
+    adapters = {name: str(disk.directories[name]) for name in disk.lora[:num_lora]}
+    trial = prompts(disk.plan.shape, disk.plan.load, disk.plan.load.concurrency, "trial")
+    found: list[tuple[float, Child, dict[str, str]]] = []
+    for policy, variables in (("passive", {"OMP_WAIT_POLICY": "PASSIVE"}), ("default", {})):
+        name = f"peft-{policy}{'-nf4' if nf4 else ''}"
+        child = start_module(disk, stack, name, "peft_baseline", **variables)
+        answer = child.ask("load", base=str(disk.base), adapters=adapters, trial=trial, nf4=nf4)
+        found.append((answer["trial_s"], child, {**answer["attention"], "omp_wait_policy": policy}))
+    found.sort(key=lambda one: one[0])
+    for _, child, _ in found[1:]:
+        child.close()
+    return found[0][1:]

@@ -14,7 +14,10 @@ from tests.bench.rounds import Variant
 def start_child(
     disk: Disk, stack: ExitStack, name: str, command: Sequence[str], **environment: str
 ) -> Child:
-    """Start a child that computes with the plan's threads; it ends with `stack`."""
+    """Start a child that computes with the plan's threads; it ends with `stack`.
+
+    `name` is unique: its log has it.
+    """
     threads = str(disk.plan.threads)
     variables: Mapping[str, str] = {
         **os.environ,
@@ -27,10 +30,10 @@ def start_child(
     return child
 
 
-def start_module(disk: Disk, stack: ExitStack, module: str, **environment: str) -> Child:
+def start_module(disk: Disk, stack: ExitStack, name: str, module: str, **environment: str) -> Child:
     """Start a module of this project, with this Python."""
     command = [sys.executable, "-m", f"tests.bench.{module}"]
-    return start_child(disk, stack, module, command, **environment)
+    return start_child(disk, stack, name, command, **environment)
 
 
 def child_variant(

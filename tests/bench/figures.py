@@ -18,8 +18,8 @@ class Facts:
     """What was found beside the rounds."""
 
     resident_bytes: Mapping[str, int]
-    attention: Mapping[str, str]
-    """The attention that was faster in transformers, by variant."""
+    peft_settings: Mapping[str, str]
+    """The attention that was faster in transformers, by variant, and how its threads wait."""
     versions: Mapping[str, str]
     """Of the peers' packages."""
     read_bytes_per_s: list[float] = field(default_factory=list)
@@ -55,6 +55,9 @@ def figures(results: Results, facts: Facts, disk: Disk) -> dict[str, Any]:
         "grpc_cost_stream": 1 - speed["stream.base"] / speed["engine.base"],
         **latency_ms(results, "stream.lora8"),
     }
+    if "bitsandbytes.nf4_packed" in speed:
+        packed = speed["ours.nf4_packed"] / speed["bitsandbytes.nf4_packed"]
+        numbers["nf4_packed_vs_bitsandbytes"] = packed
     if "vllm.lora8" in speed:
         numbers["ratio_lora8_vs_vllm"] = speed["ours.lora8"] / speed["vllm.lora8"]
         numbers["ratio_base_vs_vllm"] = speed["ours.base"] / speed["vllm.base"]
@@ -73,7 +76,7 @@ def figures(results: Results, facts: Facts, disk: Disk) -> dict[str, Any]:
         "lora8_bytes": lora_bytes,
         "read_gb_per_s": round(bandwidth / 1e9, 2),
         "matmul_tokens_per_s": round(median(facts.matmul_tokens_per_s), 1),
-        "peft_attention": dict(facts.attention),
+        "peft_settings": dict(facts.peft_settings),
         "lora1000_loads": facts.lora1000_loads,
         "agreement": {
             kind: round(_agreement(results, f"ours.{kind}", f"peft.{kind}"), 3)

@@ -1,4 +1,4 @@
-"""The baseline, in a child process: transformers, and PEFT's mixed batches, at their best.
+"""The baselines, in a child process: transformers, alone, with PEFT and with bitsandbytes.
 
 A static batch of prompts of one length, so nothing is padded; inference mode; a KV cache; one
 forward pass a step, with `adapter_names` where there are adapters; greedy. Attention is whatever
@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
 from tests.bench.child import Answer, serve
 from tests.bench.machine import linear_rate
 
 ATTENTIONS = ("sdpa", "eager")
-_TRIAL_TOKENS = 8
+_TRIAL_TOKENS = 6
 
 
 class Baseline:
@@ -28,37 +28,40 @@ class Baseline:
         self._models: dict[str, Any] = {}
         self._attention: dict[str, str] = {}
 
-    def load(self, base: str, adapters: Mapping[str, str], trial: list[list[int]]) -> Answer:
-        """Load base and adapters (directory by name), and choose each one's attention."""
-        self._models["base"] = _load(base)
+    def load(
+        self, base: str, adapters: Mapping[str, str], trial: list[list[int]], nf4: bool
+    ) -> Answer:
+        """Load base and adapters (directory by name), and choose each one's attention.
+
+        With `nf4` the base is quantized, and runs as bitsandbytes runs it.
+        """
+        self._models["base"] = _load(base, nf4)
+        trial_s = self._choose("base", trial, ())
         adapted: Any = None
         for name, directory in adapters.items():
             if adapted is None:
                 # As saved: by default PEFT would compute the updates of a bf16 base in fp32.
                 adapted = PeftModel.from_pretrained(
-                    _load(base), directory, adapter_name=name, autocast_adapter_dtype=False
+                    _load(base, nf4), directory, adapter_name=name, autocast_adapter_dtype=False
                 )
             else:
                 adapted.load_adapter(directory, adapter_name=name, autocast_adapter_dtype=False)
-        self._models["lora"] = adapted.eval()
-        names = list(adapters)
-        trial_s = {
-            kind: self._choose(kind, trial, [names[i % len(names)] for i in range(len(trial))])
-            for kind in self._models
-        }
+        if adapters:
+            self._models["lora"] = adapted.eval()
+            names = list(adapters)
+            mixed = [names[i % len(names)] for i in range(len(trial))]
+            trial_s += self._choose("lora", trial, mixed)
         return {"attention": self._attention, "trial_s": trial_s}
 
-    def _choose(
-        self, kind: str, prompts: list[list[int]], names: Sequence[str]
-    ) -> dict[str, float]:
-        trial_s = {}
-        for _ in range(2):  # The first time each also warms up.
-            for attention in ATTENTIONS:
-                self._attention[kind] = attention
-                answer = self.play(prompts, _TRIAL_TOKENS, names if kind == "lora" else ())
-                trial_s[attention] = answer["wall_s"]
+    def _choose(self, kind: str, prompts: list[list[int]], names: Sequence[str]) -> float:
+        """Choose the attention that is faster after a first time; seconds that it took."""
+        trial_s: dict[str, float] = {}
+        for attention in ATTENTIONS:
+            self._attention[kind] = attention
+            self.play(prompts, 1, names)
+            trial_s[attention] = self.play(prompts, _TRIAL_TOKENS, names)["wall_s"]
         self._attention[kind] = min(trial_s, key=trial_s.__getitem__)
-        return trial_s
+        return trial_s[self._attention[kind]]
 
     @torch.inference_mode()
     def play(
@@ -89,9 +92,18 @@ class Baseline:
         return {"passes_per_s": linear_rate([(out, into) for out, into in shapes], rows)}
 
 
-def _load(directory: str) -> Any:
+def _load(directory: str, nf4: bool) -> Any:
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     model = AutoModelForCausalLM.from_pretrained(
-        Path(directory), dtype=torch.bfloat16, local_files_only=True
+        Path(directory),
+        dtype=torch.bfloat16,
+        local_files_only=True,
+        quantization_config=quantization if nf4 else None,
     )
     return model.eval()
 

@@ -34,6 +34,7 @@ _LABELS = {
     "engine.lora8": "the engine alone, no server: eight LoRAs",
     "peft.base": "transformers: the bare base",
     "peft.lora8": "transformers with PEFT: eight LoRAs",
+    "bitsandbytes.nf4_packed": "transformers: the bare base in NF4, as bitsandbytes runs it",
     "vllm.base": "vLLM: the bare base",
     "vllm.lora8": "vLLM: eight LoRAs",
 }
@@ -77,6 +78,8 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         "ratio_base_vs_peft": "{ratio_base_vs_peft:.2f} times transformers' on the bare base",
         "ratio_lora8_vs_vllm": "{ratio_lora8_vs_vllm:.2f} times vLLM's tokens/s with eight LoRAs",
         "ratio_base_vs_vllm": "{ratio_base_vs_vllm:.2f} times vLLM's on the bare base",
+        "nf4_packed_vs_bitsandbytes": "{nf4_packed_vs_bitsandbytes:.2f} times transformers' with "
+        "bitsandbytes on the NF4 base",
         "nf4_held_vs_bf16": "{nf4_held_vs_bf16:.2f} of bf16's tokens/s",
         "lora1000_vs_resident": "{lora1000_vs_resident:.2f} of the tokens/s with all adapters in "
         "memory; {lora1000_loads} read from disk",
@@ -95,8 +98,10 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         "foreign_cores": "up to {foreign_cores} processors busy with something else, "
         "{idle_cores} with our processes that were not in turn",
     }
-    absent = [name for name in lines if name.endswith("_vllm") and name not in found]
-    return [(name, text.format(**found)) for name, text in lines.items() if name not in absent]
+    for name in ("ratio_lora8_vs_vllm", "ratio_base_vs_vllm", "nf4_packed_vs_bitsandbytes"):
+        if name not in found:
+            del lines[name]
+    return [(name, text.format(**found)) for name, text in lines.items()]
 
 
 def _percentiles(latency: Mapping[str, float], kind: str) -> str:
