@@ -18,6 +18,7 @@ from server.engine.limits import check_request, request_label
 from server.engine.pace import Pace
 from server.errors import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
 from server.models.loader import LoadedBase
+from server.models.processor import compute_with
 from server.types import EngineMetrics, EngineStats, Request
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class Engine:
             self._thread.join()
 
     def _loop(self) -> None:
+        if self.config.num_threads is not None:
+            compute_with(self.config.num_threads)
         while not self._is_over():
             try:
                 self._take_messages()

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import torch
+
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
@@ -39,3 +41,11 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def compute_with(num_threads: int) -> None:
+    """Lets torch use so many threads for what this thread computes."""
+    # Asking first: a thread's first operation takes over the process's number, whatever it was
+    # told itself before.
+    torch.get_num_threads()
+    torch.set_num_threads(num_threads)

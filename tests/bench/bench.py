@@ -36,7 +36,11 @@ class Bench:
     def __init__(self, disk: Disk, stack: ExitStack, clock: Clock, extras: Extras) -> None:
         self._disk, self._clock = disk, clock
         self._engine = start_module(
-            disk, stack, "engine", "engine_alone", OMP_WAIT_POLICY="PASSIVE"
+            disk,
+            stack,
+            "engine",
+            "engine_alone",
+            GOMP_SPINCOUNT="20000",  # As the server's.
         )
         self._engine.send("load", base=str(disk.base), store=str(disk.store))
         self._servers = Servers(disk, stack)

@@ -71,7 +71,7 @@ def test_threads(
 ) -> None:
     server = start(tmp_path, [*arguments, *asked], num_threads=2)
     try:
-        assert f": none on cpu, {expected} threads\n" in server.log.read_text()
+        assert f" kernels, {expected} threads\n" in server.log.read_text()
     finally:
         server.process.kill()
         server.process.wait(10)
