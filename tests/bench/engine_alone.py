@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.config import BaseConfig, ServerConfig, resolve
 from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.models.loader import load_base
+from server.models.processor import compute_with
 from server.types import (
     Event,
     Failed,
@@ -70,9 +72,17 @@ class EngineAlone:
         """Load the base unquantized in bf16, and open the store."""
         wanted = ServerConfig(BaseConfig(Path(base), quantization="none", dtype="bfloat16"))
         config = resolve(wanted, detect_hardware())
-        loaded = load_base(
-            Path(base), quantization="none", dtype="bfloat16", device=config.base.device
-        )
+        # As the server does: no thread but the engine's computes with several, and lives on.
+        compute_with(1)
+        self._num_threads = config.engine.num_threads or 1
+        with self._pool() as pool:
+            loaded = pool.submit(
+                load_base,
+                Path(base),
+                quantization="none",
+                dtype="bfloat16",
+                device=config.base.device,
+            ).result()
         self._engine = Engine(loaded, config.engine, self._metrics)
         limits = ArtifactLimits(
             max_bytes=config.adapters.max_adapter_bytes,
@@ -133,7 +143,12 @@ class EngineAlone:
 
     def bandwidth(self, size: int) -> Answer:
         """Bytes per second at which this process reads memory."""
-        return {"bytes_per_s": read_bandwidth(size=size)}
+        with self._pool() as pool:
+            return {"bytes_per_s": pool.submit(read_bandwidth, size=size).result()}
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """A thread that computes with as many threads as the engine's."""
+        return ThreadPoolExecutor(1, initializer=compute_with, initargs=(self._num_threads,))
 
     def _lease(self, name: str) -> Lease | None:
         if not name:
