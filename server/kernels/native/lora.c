@@ -10,6 +10,7 @@ API int understudy_lora_bf16(const bf16 *x, int64_t ldx, bf16 *out, int64_t ldo,
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
         {
             lora_shrink_bf16(&lora, x, ldx, in);
+#pragma omp barrier
             lora_expand_bf16(&lora, out, ldo);
         }
     }
@@ -27,6 +28,7 @@ API int understudy_lora_f32(const float *x, int64_t ldx, float *out, int64_t ldo
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
         {
             lora_shrink_f32(&lora, x, ldx, in);
+#pragma omp barrier
             lora_expand_f32(&lora, out, ldo);
         }
     }

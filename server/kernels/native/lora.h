@@ -5,6 +5,8 @@
 
 #include "common.h"
 
+#include <omp.h>
+
 enum { MAX_PARTS = 4, FIELDS = 3 + 5 * MAX_PARTS };
 
 /* One adapter's update of one group of linears, as server/kernels/native.py lays it out. */
@@ -21,8 +23,8 @@ typedef struct {
 
 _Static_assert(sizeof(Update) == FIELDS * sizeof(int64_t), "one int64 per field");
 
-/* Work is cut into units: 4 rows of an A in the first phase, 64 columns of a B in the second. */
-enum { RANKS = 4, COLUMNS = 64 };
+/* Work is cut into units: 4 rows of an A in the first phase, 128 columns of a B in the second. */
+enum { RANKS = 4, COLUMNS = 128 };
 
 /* The runs of a step: run j is the rows bounds[j] .. bounds[j + 1] and has the update at
  * updates + j * stride. */
@@ -58,34 +60,11 @@ static inline int prepare(Lora *lora) {
     return lora->h ? 0 : -1;
 }
 
-/* The run of unit *rest of the first phase; *rest becomes the unit within it. */
-static inline const Update *find_ranks(const Lora *lora, int64_t *run, int64_t *rest) {
-    for (int64_t j = 0;; j++) {
-        const Update *u = update_of(lora, j);
-        int64_t count = u->a ? cut(u->rank, RANKS) : 0;
-        if (*rest < count) {
-            *run = j;
-            return u;
-        }
-        *rest -= count;
-    }
-}
-
-/* The run and part of unit *rest of the second phase; *rest becomes the unit within it. */
-static inline const Update *find_columns(const Lora *lora, int64_t *run, int64_t *part,
-                                         int64_t *rest) {
-    for (int64_t j = 0;; j++) {
-        const Update *u = update_of(lora, j);
-        for (int64_t p = 0; u->a && p < u->num_parts; p++) {
-            int64_t count = cut(u->parts[p].num_columns, COLUMNS);
-            if (*rest < count) {
-                *run = j;
-                *part = p;
-                return u;
-            }
-            *rest -= count;
-        }
-    }
+/* This thread's share first .. last of so many units. */
+static inline void own_units(int64_t count, int64_t *first, int64_t *last) {
+    int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
+    *first = count * own / threads;
+    *last = count * (own + 1) / threads;
 }
 
 #define ELEMENT bf16
