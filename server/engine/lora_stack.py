@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from server.engine.slots import PlacedAdapter
 from server.kernels import (
     LoraGroup,
-    LoraRows,
     LoraSegment,
     LoraStep,
     MaskedLora,
@@ -19,6 +17,8 @@ from server.kernels import (
 
 # Up to this many adapters, a pair of products each is cheaper than stacking them.
 _MAX_SEGMENTS = 2
+# Rows times rank of a run up to which the native kernel is cheaper than a segment's products.
+_MAX_NATIVE_WORK = 4096
 
 
 class LoraStacker:
@@ -51,17 +51,14 @@ class LoraStacker:
         `short` names each of the first rows' adapter, rows of one adapter next to each other and
         rows without LoRA first; `long` are runs of further rows.
         """
+        adapters = [p if p is not None and p.groups else None for p in short]
+        if self._native is not None:
+            return self._native_step(self._native, adapters, long)
         segments = [
             LoraSegment(rows, placed.groups) for placed, rows in long if placed and placed.groups
         ]
-        adapters = [p if p is not None and p.groups else None for p in short]
         distinct = [p for p in dict.fromkeys(adapters) if p is not None]
         masked = None
-        if self._native is not None and all(p.updates is not None for p in distinct):
-            if not segments and not distinct:
-                return None
-            own = self._rows(adapters) if distinct else None
-            return LoraStep(None, tuple(segments), self._row_multiple, own)
         if len(distinct) > _MAX_SEGMENTS and self._row_multiple == 1:
             masked = self._masked(adapters, distinct)
         else:
@@ -73,18 +70,35 @@ class LoraStacker:
             return None
         return LoraStep(masked, tuple(segments), self._row_multiple)
 
-    def _rows(self, adapters: Sequence[PlacedAdapter | None]) -> LoraRows:
-        assert self._native is not None
-        bounds: list[int] = []
-        updates: list[npt.NDArray[np.int64]] = []
-        last = None
+    def _native_step(
+        self,
+        native: Native,
+        adapters: Sequence[PlacedAdapter | None],
+        long: Sequence[tuple[PlacedAdapter | None, slice]],
+    ) -> LoraStep | None:
+        segments: list[LoraSegment] = []
+        # Row where each run begins, and its adapter; None where the kernel has nothing to do.
+        starts: list[int] = []
+        owners: list[PlacedAdapter | None] = []
         for row, placed in enumerate(adapters):
-            if placed is not None and placed is not last:
-                assert placed.updates is not None
-                bounds.append(row)
-                updates.append(placed.updates)
-            last = placed
-        return lora_rows(self._native, [*bounds, len(adapters)], updates)
+            if not owners or placed is not owners[-1]:
+                starts.append(row)
+                owners.append(placed)
+        end = len(adapters)
+        for placed, rows in long:
+            end = rows.stop
+            own = placed if placed is not None and placed.groups else None
+            if own is not None and (end - rows.start) * own.rank > _MAX_NATIVE_WORK:
+                segments.append(LoraSegment(rows, own.groups))
+                own = None
+            starts.append(rows.start)
+            owners.append(own)
+        known = [p.updates for p in owners if p is not None]
+        if not known:
+            return LoraStep(None, tuple(segments)) if segments else None
+        nothing = np.zeros_like(known[0])
+        updates = [nothing if p is None else p.updates for p in owners]
+        return LoraStep(None, tuple(segments), rows=lora_rows(native, [*starts, end], updates))
 
     def _masked(
         self, adapters: Sequence[PlacedAdapter | None], distinct: list[PlacedAdapter]

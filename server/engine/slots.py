@@ -29,8 +29,10 @@ class PlacedAdapter:
     serial: int
     groups: dict[int, LoraGroup]
     embeddings: torch.Tensor | None
-    updates: npt.NDArray[np.int64] | None = None
+    updates: npt.NDArray[np.int64]
     """`groups` as the native kernel reads them."""
+    rank: int = 0
+    """Largest LoRA rank."""
     num_users: int = 0
 
 
@@ -116,15 +118,16 @@ class AdapterSlots:
         self._num_placed += 1
         if isinstance(weights, SoftPrompt):
             embeddings = weights.embeddings.to(self._device, self._dtype)
-            return PlacedAdapter(key, self._num_placed, {}, embeddings)
+            updates = describe({}, len(self._groups))
+            return PlacedAdapter(key, self._num_placed, {}, embeddings, updates)
         assert isinstance(weights, LoraWeights)
         groups = {}
         for group in self._groups:
             stacked = self._stack(group, weights)
             if stacked is not None:
                 groups[group.index] = stacked
-        updates = describe(groups, len(self._groups)) if self._device.type == "cpu" else None
-        return PlacedAdapter(key, self._num_placed, groups, None, updates)
+        updates = describe(groups, len(self._groups))
+        return PlacedAdapter(key, self._num_placed, groups, None, updates, weights.rank)
 
     def _stack(self, group: LinearGroup, weights: LoraWeights) -> LoraGroup | None:
         pieces = []

@@ -215,13 +215,11 @@ def _runs(lora: Runs) -> tuple[int | None, int, int | None, int]:
     return bounds, count, updates + group * _FIELDS * 8, num_groups * _FIELDS
 
 
-def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np.int64] | None:
-    """One adapter's updates [num_groups, fields], for `LoraRows`; None if a group has more
-    members than the kernel takes."""
+def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np.int64]:
+    """One adapter's updates [num_groups, fields], for `LoraRows`. A group has at most 4 members."""
     updates = np.zeros((num_groups, _FIELDS), dtype=np.int64)
     for index, group in groups.items():
-        if len(group.parts) > _MAX_PARTS:
-            return None
+        assert len(group.parts) <= _MAX_PARTS
         fields = [group.a.data_ptr(), len(group.a), len(group.parts)]
         for columns, ranks, b in group.parts:
             assert b.is_contiguous()
