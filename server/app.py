@@ -27,6 +27,7 @@ from server.adapters.catalog import Catalog
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.config import Hardware, ListenConfig, ServerConfig, resolve
+from server.constraints.compiler import GrammarCompiler
 from server.engine.engine import Engine
 from server.errors import ServerError, StartupError
 from server.metrics import Metrics, MetricsServer
@@ -36,6 +37,7 @@ from server.models.memory import host_bytes
 from server.models.processor import compute_with, num_cores, num_threads_asked
 from server.rpc.adapters import AdapterServer
 from server.rpc.admission import Admission
+from server.rpc.constraints import ConstraintDesk
 from server.rpc.events import EventBridge
 from server.rpc.generation import GenerationServer
 from server.rpc.leases import LeaseDesk
@@ -62,6 +64,9 @@ class App:
         self._executor = ThreadPoolExecutor(
             _ADAPTER_LOADERS, "adapters", initializer=compute_with, initargs=(1,)
         )
+        # One: a grammar takes a core, and the engine needs the others.
+        self._grammar_executor = ThreadPoolExecutor(1, "grammars")
+        self._compiler: GrammarCompiler | None = None
 
     @property
     def address(self) -> str:
@@ -134,6 +139,9 @@ class App:
             await asyncio.to_thread(self.engine.stop, drain_s)
         await self.rpc.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._grammar_executor.shutdown(wait=False, cancel_futures=True)
+        if self._compiler is not None:
+            await asyncio.to_thread(self._compiler.close)
         if self.metrics_server is not None:
             self.metrics_server.close()
 
@@ -166,12 +174,17 @@ class App:
             EventBridge(asyncio.get_running_loop()),
             self.metrics,
         )
+        limits = self.config.limits
+        self._compiler = GrammarCompiler(
+            loaded.tokenizer, info.vocab_size, loaded.eos_token_ids, limits.max_constraint_s
+        )
         generation = GenerationServer(
             admission=admission,
             encoder=PromptEncoder(loaded.tokenizer, info.vocab_size, info.max_context_tokens),
+            constraints=ConstraintDesk(self._compiler, self._grammar_executor),
             info=info,
             engine_config=self.config.engine,
-            limits=self.config.limits,
+            limits=limits,
             metrics=self.metrics,
         )
         catalog = Catalog(tiers, lambda: engine.stats().slots)

@@ -164,6 +164,11 @@ class LimitsConfig:
     of memory until the request ends."""
     max_continuations: AtLeastOne = 256
     """Continuations of one Score request."""
+    max_constraint_bytes: AtLeastOne = 64 << 10
+    """Size of a schema, a regular expression, a grammar or all choices together."""
+    max_constraint_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Processor time to compile one; beyond it the request is refused. Compiling is done beside
+    the engine, one at a time."""
     max_batch_in_flight: AtLeastOne = 64
     """Requests of one BatchGenerate stream that run or wait at a time: beyond it the stream is
     not read, so that a client is slowed down rather than refused."""

@@ -75,6 +75,35 @@ class Lease(Protocol):
         """Ends the hold. Safe to call from any thread, and more than once."""
 
 
+class TokenMatcher(Protocol):
+    """Where one generation is in the grammar its text must follow. Used by the engine's thread."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is whole and nothing can follow it. Raises as `allowed`."""
+
+    def allowed(self) -> bytes:
+        """Which tokens may be next: bit i of byte j is token 8 j + i, for every row of logits.
+        Tokens of text, at least one unless `complete`, and where the text may end here, the ends
+        of sequence. Raises InvalidRequestError where the grammar cannot be followed further."""
+
+    def accept(self, token_id: int) -> None:
+        """Takes the next token of text. Raises as `allowed`."""
+
+
+class Constraint(Protocol):
+    """A grammar that the text of a generation must follow, compiled.
+
+    Made by `server.constraints`. Requests may share one.
+    """
+
+    def matcher(self) -> TokenMatcher:
+        """The state of a new generation."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text that the grammar sees in tokens of text."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaseInfo:
     """The base model as loaded: what adapters are checked against and GetModelInfo reports."""
@@ -214,6 +243,8 @@ class Request:
     num_samples: int = 1
     """Generations of the one prompt."""
     continuations: tuple[tuple[int, ...], ...] = ()
+    constraint: Constraint | None = None
+    """Not with stop strings, min_tokens or ignore_eos: the grammar alone ends the text."""
     priority: int = 0
     """Higher runs earlier."""
     tenant: str = ""

@@ -40,8 +40,8 @@ def make_base(directory: Path, seed: int = 0) -> Path:
     return make_model(directory, config, seed)
 
 
-def make_model(directory: Path, config: PretrainedConfig, seed: int = 0) -> Path:
-    """Write a causal model of any configuration with random weights and the same tokenizer."""
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 320 tokens, its end of sequence the first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -52,10 +52,15 @@ def make_model(directory: Path, config: PretrainedConfig, seed: int = 0) -> Path
         show_progress=False,
     )
     tokenizer.train_from_iterator([WORDS], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+def make_model(directory: Path, config: PretrainedConfig, seed: int = 0) -> Path:
+    """Write a causal model of any configuration with random weights and the same tokenizer."""
+    tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    fast.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory
 
 

@@ -38,6 +38,7 @@ examples:
   understudy generate --raw --temperature 0.8 --seed 7 "Once upon a time"
   understudy generate --samples 3 --temperature 1 --adapter summary "..."
   understudy generate --json --adapter summary "..." | jq -r .generations[0].text
+  understudy generate --adapter reviews --choice positive --choice negative "Cold food."
   understudy score --adapter reviews "The food was cold." " good" " bad"
   understudy tokenize --adapter summary "some text"
   understudy adapters list

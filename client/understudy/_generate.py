@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import MappingProxyType
 
 from understudy._commands import prompt_input
 from understudy._output import print_json, print_json_line, print_table, printable
 from understudy.client import Client
+from understudy.errors import invalid_argument
 from understudy.types import (
     GenerateRequest,
     OutputOptions,
@@ -17,6 +19,7 @@ from understudy.types import (
     StreamEvent,
     StreamFinished,
     StreamStarted,
+    StructuredOutput,
     TokenLogprob,
 )
 
@@ -88,6 +91,7 @@ def add_arguments(generate: argparse.ArgumentParser) -> None:
         "--ignore-eos", action="store_true", help="go on behind the end-of-sequence token"
     )
 
+    _add_structured_output(generate)
     logprobs = generate.add_argument_group("log-probabilities (before penalties and sampling)")
     logprobs.add_argument("--logprobs", action="store_true", help="show each generated token's")
     logprobs.add_argument(
@@ -96,6 +100,19 @@ def add_arguments(generate: argparse.ArgumentParser) -> None:
     logprobs.add_argument(
         "--prompt-logprobs", action="store_true", help="show each prompt token's, too"
     )
+
+
+def _add_structured_output(generate: argparse.ArgumentParser) -> None:
+    group = generate.add_argument_group(
+        "structured output", "the text is of this form as a whole, unless max-tokens cuts it"
+    )
+    forms = group.add_mutually_exclusive_group()
+    forms.add_argument("--json-schema", metavar="FILE", help="JSON valid under the schema in FILE")
+    forms.add_argument("--regex", metavar="PATTERN", help="what a regular expression matches")
+    forms.add_argument(
+        "--choice", action="append", metavar="TEXT", help="this text (repeat it for each choice)"
+    )
+    forms.add_argument("--grammar", metavar="FILE", help="what the EBNF grammar in FILE derives")
 
 
 def generate(client: Client, args: argparse.Namespace) -> None:
@@ -140,8 +157,28 @@ def _request(args: argparse.Namespace) -> GenerateRequest:
             top_logprobs=args.top_logprobs,
             prompt_logprobs=args.prompt_logprobs,
         ),
+        structured_output=_structured_output(args),
         num_samples=args.samples,
     )
+
+
+def _structured_output(args: argparse.Namespace) -> StructuredOutput | None:
+    schema, grammar = args.json_schema, args.grammar
+    wanted = StructuredOutput(
+        json_schema=_read_file(schema, "--json-schema") if schema is not None else None,
+        regex=args.regex,
+        choice=args.choice,
+        grammar=_read_file(grammar, "--grammar") if grammar is not None else None,
+    )
+    return None if wanted == StructuredOutput() else wanted
+
+
+def _read_file(path: str, flag: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise invalid_argument(flag, f"{path}: {reason}") from None
 
 
 def _print_stream(client: Client, request: GenerateRequest, timeout: float | None) -> None:

@@ -101,12 +101,20 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """A constraint on the text. Exactly one field is set."""
+    """A constraint on the text. Exactly one field is set.
+
+    A finished text is whole: its finish_reason is EOS. Where max_tokens cut it, that is LENGTH.
+    Not to be combined with stop strings, `min_tokens` or `ignore_eos`.
+    """
 
     json_schema: str | None = None
+    """JSON text of a schema. What the server does not enforce it refuses by name."""
     regex: str | None = None
+    """A regular expression that the whole text matches: Rust's syntax, without look-around."""
     choice: Sequence[str] | None = None
+    """The text is one of these strings."""
     grammar: str | None = None
+    """EBNF in llguidance's dialect of Lark; the text is what its rule `start` derives."""
 
 
 @dataclass(frozen=True, slots=True)

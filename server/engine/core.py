@@ -268,8 +268,8 @@ class EngineCore:
             if not self._book.is_open(answer):
                 # Another of its samples failed in this very step.
                 continue
-            if token_id is None:
-                self._book.fail(answer, _not_finite(request))
+            if token_id is None or sample.error is not None:
+                self._book.fail(answer, sample.error or _not_finite(request))
                 continue
             progress = answer.progress
             if progress.first_token_s is None:
@@ -277,6 +277,9 @@ class EngineCore:
                 self._metrics.first_token(request_label(request), now - request.arrival_s)
             self._num_generated += 1
             delta = sample.accept(token_id, logprob)
+            if sample.error is not None:
+                self._book.fail(answer, sample.error)
+                continue
             if delta is not None:
                 self._book.emit(request, delta)
             if sample.reason is not None:

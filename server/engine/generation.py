@@ -16,6 +16,7 @@ from server.engine.logprobs import log_probabilities, target_logprobs, token_log
 from server.engine.sampler import draw, sample_seed
 from server.engine.sequence import Sequence
 from server.engine.text import Decode, TextStream
+from server.errors import InvalidRequestError
 from server.types import (
     Delta,
     Finished,
@@ -48,23 +49,35 @@ class Sample:
         """Its own; None while the samples share the prompt's."""
         self.token_ids: list[int] = []
         """Those generated so far."""
+        self.error: InvalidRequestError | None = None
+        """Why it cannot go on: its grammar."""
         self._sampling = replace(request.sampling, seed=sample_seed(request.sampling.seed, index))
         self._stopping = request.stopping
         self._max_tokens = max_tokens
         self._eos = eos_token_ids
         self._banned = () if request.stopping.ignore_eos else tuple(sorted(eos_token_ids))
         self._edits = logit_edits(request.sampling, prompt_tokens)
+        constraint = request.constraint
+        self._matcher = constraint.matcher() if constraint is not None else None
+        # The text that the grammar speaks of: decoders may drop a leading space.
+        decode = constraint.decode if constraint is not None else decode
         self._text = TextStream(decode, request.stopping.stop)
         self._logprobs: list[TokenLogprob] = []
 
     def draw(self) -> Draw:
-        """How the next token is drawn."""
+        """How the next token is drawn. May set `error`, and then it must not be."""
         position = len(self.token_ids)
         banned = self._banned if position < self._stopping.min_tokens else ()
-        return Draw(self._sampling, position, banned, self._edits)
+        allowed = None
+        if self._matcher is not None:
+            try:
+                allowed = self._matcher.allowed()
+            except InvalidRequestError as error:
+                self.error = error
+        return Draw(self._sampling, position, banned, self._edits, allowed)
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Delta | None:
-        """Takes the next token; returns what a stream shows of it."""
+        """Takes the next token; returns what a stream shows of it. May set `error`."""
         generated = self.token_ids
         generated.append(token_id)
         if self._edits is not None:
@@ -80,6 +93,8 @@ class Sample:
             self.reason = FinishReason.EOS
         elif self._text.push(token_id, may_stop=may_stop):
             self.reason = FinishReason.STOP
+        elif self._completes(token_id):
+            self.reason = FinishReason.EOS
         elif len(generated) >= self._max_tokens:
             self.reason = FinishReason.LENGTH
         if self.reason in (FinishReason.EOS, FinishReason.LENGTH) and self._text.flush(
@@ -90,6 +105,17 @@ class Sample:
             return None
         text = self._text.take(final=self.reason is not None)
         return Delta(text, (token_id,), () if logprob is None else (logprob,), self.index)
+
+    def _completes(self, token_id: int) -> bool:
+        """Takes a token of text on to the grammar; True if no text can follow it."""
+        if self._matcher is None:
+            return False
+        try:
+            self._matcher.accept(token_id)
+            return self._matcher.complete
+        except InvalidRequestError as error:
+            self.error = error
+            return False
 
     def finished(self) -> FinishedSample:
         """What it came to. Requires that it has ended."""

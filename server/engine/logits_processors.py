@@ -3,7 +3,8 @@
 In this order, which is that of transformers where transformers has them: logit bias; repetition
 penalty (Keskar et al. 2019, section 4.1) over the tokens of prompt and generation; frequency and
 presence penalties (OpenAI's) over the generated tokens alone. Tokens that must not be drawn stay
-so. A row's cost follows the tokens it touches, not the vocabulary.
+so: the ends of sequence before min_tokens, and what a grammar does not allow. A row's cost follows
+the tokens it touches, not the vocabulary; a row with a grammar pays for its own mask.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,8 @@ class Draw:
     banned: tuple[int, ...] = ()
     """Token ids that must not be drawn: the end of sequence before min_tokens."""
     edits: LogitEdits | None = None
+    allowed: bytes | None = None
+    """Packed bits of the only tokens that may be drawn: `server.types.TokenMatcher.allowed`."""
 
 
 def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
@@ -96,6 +99,16 @@ def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
     for row, item in enumerate(draws):
         if item.banned:
             logits[row, list(item.banned)] = float("-inf")
+    constrained = [
+        (row, item.allowed) for row, item in enumerate(draws) if item.allowed is not None
+    ]
+    if constrained:
+        packed = np.frombuffer(b"".join(bits for _, bits in constrained), dtype=np.uint8)
+        packed = packed.reshape(len(constrained), -1)
+        allowed = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little")
+        forbidden = torch.from_numpy(allowed == 0).to(logits.device)
+        for (row, _), columns in zip(constrained, forbidden, strict=True):
+            logits[row].masked_fill_(columns, float("-inf"))
 
 
 def edit(scores: torch.Tensor, edits: Mapping[int, LogitEdits]) -> None:

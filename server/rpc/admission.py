@@ -15,6 +15,7 @@ from server.metrics import Metrics
 from server.rpc.events import EventBridge, EventChannel
 from server.rpc.leases import LeaseDesk
 from server.types import (
+    Constraint,
     Delta,
     EngineStats,
     Event,
@@ -49,6 +50,7 @@ class Work:
     num_prompt_logprobs: int | None = None
     num_samples: int = 1
     continuations: tuple[tuple[int, ...], ...] = ()
+    constraint: Constraint | None = None
     priority: int = 0
     tenant: str = ""
     stream: bool = False
@@ -136,6 +138,7 @@ class Admission:
                     num_prompt_logprobs=work.num_prompt_logprobs,
                     num_samples=work.num_samples,
                     continuations=work.continuations,
+                    constraint=work.constraint,
                     priority=work.priority,
                     tenant=work.tenant,
                     stream=work.stream,

@@ -11,11 +11,13 @@ import grpc
 from server.adapters.artifact import READERS
 from server.adapters.lease import AdapterLease
 from server.config import EngineConfig, LimitsConfig
+from server.constraints.grammar import Grammar
 from server.errors import InvalidRequestError, UnsupportedError
 from server.metrics import Metrics
 from server.rpc import convert, options
 from server.rpc.admission import Admission, Work
 from server.rpc.batch import answer_batch
+from server.rpc.constraints import ConstraintDesk, grammar_of
 from server.rpc.prompts import PromptEncoder, beside
 from server.rpc.streams import TokenClock
 from server.types import BaseInfo, Delta, Finished, SamplingParams, Scored, StoppingParams
@@ -34,6 +36,7 @@ class GenerationServer(GenerationServiceServicer):
 
     admission: Admission
     encoder: PromptEncoder
+    constraints: ConstraintDesk
     info: BaseInfo
     engine_config: EngineConfig
     limits: LimitsConfig
@@ -199,7 +202,9 @@ class GenerationServer(GenerationServiceServicer):
         options.reject_later_options(request)
         return _Draft(
             encoder=self.encoder,
+            constraints=self.constraints,
             request=request,
+            grammar=grammar_of(request, self.limits),
             sampling=options.sampling_params(request.sampling),
             stopping=options.stopping_params(request.stopping, self.limits),
             num_logprobs=options.num_logprobs(request.output),
@@ -217,7 +222,9 @@ class _Draft:
     """A checked generation that waits for its adapter."""
 
     encoder: PromptEncoder
+    constraints: ConstraintDesk
     request: pb.GenerateRequest
+    grammar: Grammar | None
     sampling: SamplingParams
     stopping: StoppingParams
     num_logprobs: int | None
@@ -231,6 +238,9 @@ class _Draft:
     async def work(self, lease: AdapterLease | None) -> Work:
         template = lease.adapter.template if lease is not None else None
         prompt = await self.encoder.encode(self.request.input, template)
+        constraint = None
+        if self.grammar is not None:
+            constraint = await self.constraints.acquire(self.grammar)
         work = Work(
             prompt_token_ids=prompt.token_ids,
             sampling=self.sampling,
@@ -238,6 +248,7 @@ class _Draft:
             num_logprobs=self.num_logprobs,
             num_prompt_logprobs=self.num_prompt_logprobs,
             num_samples=self.num_samples,
+            constraint=constraint,
             priority=self.request.priority,
             tenant=self.tenant,
             stream=self.stream,

@@ -128,7 +128,6 @@ def check_num_logprobs(work: Work, max_context: int, limits: LimitsConfig) -> No
 def reject_later_options(message: generation_service_pb2.GenerateRequest) -> None:
     """Refuses the options of a generation that come later."""
     _unsupported(bool(message.adapters), "adapters")
-    _unsupported(message.HasField("structured_output"), "structured_output")
 
 
 def request_id(text: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -72,6 +73,38 @@ def test_generate_sends_its_flags(scripted: Any, run: Run, wire: Any) -> None:
         ),
         output=types_pb.OutputOptions(logprobs=True, top_logprobs=2, prompt_logprobs=True),
     )
+
+
+def test_generate_sends_one_form_of_output(
+    scripted: Any, run: Run, wire: Any, tmp_path: Path
+) -> None:
+    scripted.handlers["Generate"] = wire.echo
+    file = tmp_path / "form"
+    file.write_text('{"type": "string"}', encoding="utf-8")
+    for flags, expected in [
+        (["--json-schema", str(file)], {"json_schema": '{"type": "string"}'}),
+        (["--regex", "a|b"], {"regex": "a|b"}),
+        (["--choice", "yes", "--choice", ""], {"choice": types_pb.Choices(choices=["yes", ""])}),
+        (["--grammar", str(file)], {"grammar": '{"type": "string"}'}),
+    ]:
+        assert run("generate", "--json", *flags, "x")[0] == 0
+        sent = scripted.requests["Generate"][-1]
+        assert sent.structured_output == types_pb.StructuredOutput(**expected)
+
+
+def test_generate_refuses_two_forms_and_files_it_cannot_read(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("generate", "--regex", "a", "--choice", "b", "x")
+    assert code == 2
+    assert "--choice" in err
+    missing = str(tmp_path / "missing.json")
+    code, _, err = run("generate", "--json-schema", missing, "x")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--json-schema" in err
+    assert "missing.json" in err
+    (tmp_path / "binary").write_bytes(b"\xff")
+    code, _, err = run("generate", "--grammar", str(tmp_path / "binary"), "x")
+    assert code == 2
+    assert "not UTF-8" in err
 
 
 def test_generate_leaves_defaults_to_the_server(scripted: Any, run: Run, wire: Any) -> None:

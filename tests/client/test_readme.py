@@ -31,18 +31,19 @@ def test_python_example(scripted: Any, wire: Any, capsys: pytest.CaptureFixture[
             adapters=[types_pb.Adapter(name="summary", version="v1")]
         ),
     }
-    (example,) = blocks("python")
-    exec(example.replace("localhost:50051", scripted.address), {})
+    for example in blocks("python"):
+        exec(example.replace("localhost:50051", scripted.address), {})
     out = capsys.readouterr().out
     assert out.splitlines() == [
         "Customer: my parcel is late. eos",
         "streamed[-2.0, -1.0]",
         "summary v1 unspecified",
+        "The food was cold.",
     ]
 
 
 def test_command_lines(parse_command: Callable[[Sequence[str]], None]) -> None:
     commands = re.findall(r"(?:^|\| )(understudy .*)$", "".join(blocks("bash")), re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         parse_command(shlex.split(command))

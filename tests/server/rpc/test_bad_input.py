@@ -111,7 +111,6 @@ def test_field_out_of_range(shared: Server, field: str, fields: dict[str, Any]) 
     ("field", "fields"),
     [
         ("adapters", {"adapters": [tpb.WeightedAdapter(adapter="pirate")]}),
-        ("structured_output", {"structured_output": tpb.StructuredOutput(regex="a")}),
     ],
 )
 def test_options_of_later_versions(shared: Server, field: str, fields: dict[str, Any]) -> None:

@@ -57,6 +57,16 @@ STOPPING = st.builds(
     stop=st.lists(TEXT, max_size=3),
     ignore_eos=st.booleans(),
 )
+STRUCTURED_OUTPUT = st.one_of(
+    st.builds(tpb.StructuredOutput, json_schema=TEXT),
+    st.builds(tpb.StructuredOutput, regex=TEXT),
+    st.builds(tpb.StructuredOutput, grammar=TEXT | TEXT.map(lambda text: f"start: {text}")),
+    st.builds(
+        tpb.StructuredOutput,
+        choice=st.builds(tpb.Choices, choices=st.lists(TEXT, max_size=3)),
+    ),
+    st.just(tpb.StructuredOutput()),
+)
 REQUESTS = st.builds(
     gpb.GenerateRequest,
     adapter=ADAPTERS,
@@ -69,6 +79,7 @@ REQUESTS = st.builds(
         top_logprobs=st.integers(0, 20) | UINT32,
         prompt_logprobs=st.booleans(),
     ),
+    structured_output=st.none() | STRUCTURED_OUTPUT,
     num_samples=st.none() | st.integers(0, 4) | UINT32,
     priority=st.none() | st.integers(-(2**31), 2**31 - 1),
     tenant=TEXT,
