@@ -24,8 +24,9 @@ typedef struct {
     uint8_t rows[16];
 } __attribute__((packed)) TileConfig;
 
-/* Whether this machine runs the kernels of this folder: 0 no, 1 without AMX, 2 all. */
-API int understudy_level(void) {
+/* Whether this machine runs the kernels of this folder: 0 no, 1 without AMX, 2 all. The one function
+ * that any x86-64 may run. */
+API __attribute__((target("general-regs-only"))) int understudy_level(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw")
         || !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")
@@ -37,12 +38,17 @@ API int understudy_level(void) {
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) ? 1 : 2;
 }
 
+/* GCC's tile instructions do not say that they read memory: between the writing of what lies at p,
+ * before or after, and their reading of it this keeps the order. Costs no instruction. */
+INLINE void keep_order(const void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
+
 INLINE void configure(void) {
     TileConfig config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.bytes[i] = 64;
         config.rows[i] = 16;
     }
+    keep_order(&config);
     _tile_loadconfig(&config);
 }
 
@@ -124,7 +130,7 @@ INLINE void store_sums(const float *sums, int64_t rows, const bf16 *bias, bf16 *
         return -1;                                                                              \
     }
 
-/* y [num_rows, ldy] = x [num_rows, ldx] times w [out, in] transposed, plus bias [out] if not null.
+/* y [num_rows, ldy] = x [num_rows, ldx] times w [out, in] transposed, plus bias [out] if not null,
  * and the LoRA update of each row, if there are runs. `in` and `out` are multiples of 32. Returns 0,
  * or -1 without memory. */
 API int understudy_linear_bf16(const bf16 *x, int64_t ldx, int64_t num_rows, const bf16 *w,
@@ -209,9 +215,11 @@ API int understudy_linear_nf4(const bf16 *x, int64_t ldx, int64_t num_rows, cons
                         dequantize(codes + ((n + r) * in + i) / 2,
                                    scales[(n + r) * (in / NF4_BLOCK) + i / NF4_BLOCK], table,
                                    w + r * NF4_BLOCK);
+                    keep_order(w);
                     for (int half = 0; half < NF4_BLOCK; half += INPUTS)
                         MULTIPLY(w + half, w + OUTPUTS * NF4_BLOCK + half,
                                  NF4_BLOCK * sizeof(bf16), tiles + (i + half) * BLOCKS * ROWS);
+                    keep_order(w);
                 }
                 STORE(0, 0, 1);
                 STORE(1, 2, 3);

@@ -1,9 +1,14 @@
 #include "lora.h"
 
+#define ELEMENT float
+#define NAME(x) x##_f32
+#define DOT_STEP 16
+#include "lora_rows.h"
+
 /* Adds to out [.., ldo] the update of each row of x [.., ldx]. Returns 0, or -1 without memory. */
 API int understudy_lora_bf16(const bf16 *x, int64_t ldx, bf16 *out, int64_t ldo, int64_t in,
-                         const int64_t *bounds, int64_t num_runs, const int64_t *updates,
-                         int64_t stride, int num_threads) {
+                             const int64_t *bounds, int64_t num_runs, const int64_t *updates,
+                             int64_t stride, int num_threads) {
     Lora lora = {.bounds = bounds, .updates = updates, .num_runs = num_runs, .stride = stride};
     if (prepare(&lora)) return -1;
     if (lora.num_shrink) {
@@ -20,8 +25,8 @@ API int understudy_lora_bf16(const bf16 *x, int64_t ldx, bf16 *out, int64_t ldo,
 
 /* Adds to out [.., ldo] the update of each row of x [.., ldx]. Returns 0, or -1 without memory. */
 API int understudy_lora_f32(const float *x, int64_t ldx, float *out, int64_t ldo, int64_t in,
-                         const int64_t *bounds, int64_t num_runs, const int64_t *updates,
-                         int64_t stride, int num_threads) {
+                            const int64_t *bounds, int64_t num_runs, const int64_t *updates,
+                            int64_t stride, int num_threads) {
     Lora lora = {.bounds = bounds, .updates = updates, .num_runs = num_runs, .stride = stride};
     if (prepare(&lora)) return -1;
     if (lora.num_shrink) {

@@ -75,12 +75,4 @@ static inline void own_units(int64_t count, int64_t *first, int64_t *last) {
 #undef NAME
 #undef DOT_STEP
 
-#define ELEMENT float
-#define NAME(x) x##_f32
-#define DOT_STEP 16
-#include "lora_rows.h"
-#undef ELEMENT
-#undef NAME
-#undef DOT_STEP
-
 #endif
