@@ -37,6 +37,7 @@ _KEYS = {
     "dtype": "base.dtype",
     "device": "base.device",
     "weight_form": "base.weight_form",
+    "kernels": "base.kernels",
     "store": "adapters.store",
     "adapter_root": "adapters.roots",
     "preload": "adapters.preload",
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", metavar="auto|float32|bfloat16|float16", help="compute type (default: auto)")
     add("--device", metavar="auto|cpu|cuda", help="(default: auto)")
     add("--weight-form", metavar="auto|nf4_held|nf4_packed", help="(default: auto)")
+    add("--kernels", metavar="auto|native|torch", help="what runs on a CPU (default: auto)")
     add("--store", metavar="DIR", help="adapter store; its adapters load on demand")
     add(
         "--adapter-root",

@@ -50,9 +50,11 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     config = parse_config(
         f"--config {file} --base models/b --max-batch-size 5 --port 0 --preload one,two@stable "
         "--adapter-root p --adapter-root q --set limits.max_continuations=9 "
-        "--num-threads 3 --max-wait-s 2.5 --deterministic".split()
+        "--num-threads 3 --max-wait-s 2.5 --deterministic --kernels torch".split()
     )
-    assert config.base == BaseConfig(directory=Path("models/b"), quantization="int8")
+    assert config.base == BaseConfig(
+        directory=Path("models/b"), quantization="int8", kernels="torch"
+    )
     assert config.engine == EngineConfig(
         max_batch_size=5, block_size=8, num_threads=3, max_wait_s=2.5, deterministic=True
     )
