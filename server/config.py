@@ -61,7 +61,8 @@ class BaseConfig:
     held where memory allows."""
     kernels: Literal["auto", "native", "torch"] = "auto"
     """What runs on a CPU: native kernels, compiled at installation, or torch's. auto: native where
-    they were compiled and the CPU has AVX-512 with BF16, torch's in deterministic mode."""
+    they were compiled and the CPU has AVX-512 with BF16, torch's in deterministic mode, with which
+    native is refused."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

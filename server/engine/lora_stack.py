@@ -93,12 +93,14 @@ class LoraStacker:
                 own = None
             starts.append(rows.start)
             owners.append(own)
-        known = [p.updates for p in owners if p is not None]
-        if not known:
+        known = next((p for p in owners if p is not None), None)
+        if known is None:
             return LoraStep(None, tuple(segments)) if segments else None
-        nothing = np.zeros_like(known[0])
+        nothing = np.zeros_like(known.updates)
         updates = [nothing if p is None else p.updates for p in owners]
-        return LoraStep(None, tuple(segments), rows=lora_rows(native, [*starts, end], updates))
+        dtype = next(iter(known.groups.values())).a.dtype
+        rows_of_step = lora_rows(native, [*starts, end], updates, dtype)
+        return LoraStep(None, tuple(segments), rows=rows_of_step)
 
     def _masked(
         self, adapters: Sequence[PlacedAdapter | None], distinct: list[PlacedAdapter]

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,12 @@ class Native:
         lora: "Runs" = None,
     ) -> torch.Tensor:
         """`x` [T, in] times `weight` [out, in] transposed, plus `bias` [out] and the rows' own
-        updates: [T, out]."""
+        updates: [T, out]. All bfloat16; `weight` and `bias` contiguous."""
         out = x.new_empty(len(x), len(weight))
         _check(
             self._linear(
                 x.data_ptr(), x.stride(0), len(x), weight.data_ptr(), _pointer(bias),
-                x.shape[1], len(weight), out.data_ptr(), len(weight), *_runs(lora),
+                x.shape[1], len(weight), out.data_ptr(), len(weight), *_runs(lora, x.dtype),
                 torch.get_num_threads(),
             )
         )  # fmt: skip
@@ -112,17 +112,19 @@ class Native:
             self._linear_nf4(
                 x.data_ptr(), x.stride(0), len(x), codes.data_ptr(), scales.data_ptr(),
                 code.data_ptr(), _pointer(bias), x.shape[1], out_features, out.data_ptr(),
-                out_features, *_runs(lora), torch.get_num_threads(),
+                out_features, *_runs(lora, x.dtype), torch.get_num_threads(),
             )
         )  # fmt: skip
         return out
 
     def lora(self, rows: "LoraRows", group: int, x: torch.Tensor, out: torch.Tensor) -> None:
         """Adds the update of one group of linears to `out` [T, sum of out_features], in place."""
+        _same_type(x.dtype, out.dtype)
+        x = x if x.stride(-1) == 1 else x.contiguous()
         _check(
             self._functions["lora", x.dtype](
                 x.data_ptr(), x.stride(0), out.data_ptr(), out.stride(0), x.shape[1],
-                *_runs((rows, group)), torch.get_num_threads(),
+                *_runs((rows, group), x.dtype), torch.get_num_threads(),
             )
         )  # fmt: skip
 
@@ -130,6 +132,7 @@ class Native:
         self, cache: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
         """Writes `key` and `value` [1, K, T, D] to `places` [T] of a layer's flattened cache."""
+        _same_type(cache.dtype, key.dtype, value.dtype)
         self._functions["cache_write", key.dtype](
             cache.data_ptr(), places.data_ptr(), key.shape[2],
             key.data_ptr(), key.stride(1), key.stride(2),
@@ -149,6 +152,7 @@ class Native:
     ) -> None:
         """Attends with the first `len(lengths)` rows of `query` [1, H, T, D], each a query on its
         own that sees the first `lengths[i]` positions of `tables[i]`, into `out` [T, H, D]."""
+        _same_type(query.dtype, cache.dtype, out.dtype)
         _, block_size, _, num_kv, dim = cache.shape
         _check(
             self._functions["attention", query.dtype](
@@ -161,6 +165,7 @@ class Native:
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
         """Root mean square normalisation (arXiv:1910.07467) of `x` [..., n], contiguous."""
+        _same_type(x.dtype, weight.dtype)
         out = torch.empty_like(x)
         size = x.shape[-1]
         self._functions["rms_norm", x.dtype](
@@ -193,23 +198,28 @@ class LoraRows:
     updates: npt.NDArray[np.int64]
     addresses: tuple[int, int]
     """Of `bounds` and `updates`."""
+    dtype: torch.dtype
+    """Of the adapters, and so of the rows."""
 
 
 Runs = tuple[LoraRows, int] | None
 """The runs of a step and the group of linears they are wanted for."""
 
 
-def lora_rows(native: Native, bounds: list[int], updates: list[npt.NDArray[np.int64]]) -> LoraRows:
-    """The runs of a step; `bounds` has one more entry than `updates`."""
+def lora_rows(
+    native: Native, bounds: list[int], updates: list[npt.NDArray[np.int64]], dtype: torch.dtype
+) -> LoraRows:
+    """The runs of a step; `bounds` has one more entry than `updates`, whose tensors are `dtype`."""
     stacked = np.stack(updates)
     places = np.array(bounds, dtype=np.int64)
-    return LoraRows(native, places, stacked, (places.ctypes.data, stacked.ctypes.data))
+    return LoraRows(native, places, stacked, (places.ctypes.data, stacked.ctypes.data), dtype)
 
 
-def _runs(lora: Runs) -> tuple[int | None, int, int | None, int]:
+def _runs(lora: Runs, dtype: torch.dtype) -> tuple[int | None, int, int | None, int]:
     if lora is None:
         return None, 0, None, 0
     rows, group = lora
+    _same_type(dtype, rows.dtype)
     bounds, updates = rows.addresses
     count, num_groups, _ = rows.updates.shape
     return bounds, count, updates + group * _FIELDS * 8, num_groups * _FIELDS
@@ -233,10 +243,10 @@ def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np
 @cache
 def load_native() -> Native | None:
     """The library, or None where it was not compiled or this CPU runs none of it."""
-    folder = resources.files("server.kernels")
-    for path in sorted(Path(str(folder)).glob("_native*.so")):
+    # In Python's order: another Python's library may be of another version of these sources.
+    for suffix in EXTENSION_SUFFIXES:
         try:
-            native = Native(path)
+            native = Native(Path(__file__).with_name(f"_native{suffix}"))
         except (OSError, AttributeError):
             continue
         if native.level:
@@ -246,6 +256,12 @@ def load_native() -> Native | None:
 
 def _pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _same_type(*types: torch.dtype) -> None:
+    """Raises TypeError if they differ: the kernels see addresses only."""
+    if len(set(types)) > 1:
+        raise TypeError(f"a native kernel takes one type, not {', '.join(map(str, types))}")
 
 
 def _check(status: int) -> None:

@@ -53,7 +53,8 @@ class FastMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] to the same."""
-        hidden: torch.Tensor = self.down(self._native.silu_mul(self.gate.group.outputs(x)))
+        outputs = self.gate.group.outputs(x).contiguous()
+        hidden: torch.Tensor = self.down(self._native.silu_mul(outputs))
         return hidden
 
 
@@ -66,7 +67,7 @@ def accelerate(model: Any, native: Native) -> None:
             if fast is not None:
                 setattr(parent, name, fast)
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and native_for(native, head.weight) is not None:
+    if isinstance(head, nn.Linear) and native_for(native, head.weight, head.bias) is not None:
         model.set_output_embeddings(FastHead(native, head))
 
 

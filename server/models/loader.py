@@ -69,7 +69,7 @@ def load_base(
     `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on CUDA), `float32`, `bfloat16` or
     `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`. `int8_threshold` None is 6, or
     0 if `deterministic`. `kernels` is `auto` (native where they run and not `deterministic`),
-    `native` or `torch`. Raises StartupError with one line.
+    `native` (not with `deterministic`) or `torch`. Raises StartupError with one line.
     """
     name = name or directory.name
     check_directory(directory)
@@ -149,7 +149,13 @@ def _native(
     kernels: str, dtype: torch.dtype, device: torch.device, deterministic: bool
 ) -> Native | None:
     _check_choice("kernels", kernels, ("auto", "native", "torch"))
-    if kernels == "torch" or (kernels == "auto" and (deterministic or device.type != "cpu")):
+    if kernels == "native" and deterministic:
+        # A product takes another kernel with more rows, and so another order of summation.
+        raise StartupError(
+            "kernels 'native' beside deterministic: their sums depend on the number of rows; "
+            "choose 'auto' or 'torch'"
+        )
+    if kernels == "torch" or deterministic or (device.type != "cpu" and kernels == "auto"):
         return None
     native = load_native()
     if native is not None and device.type == "cpu" and native.runs(dtype):

@@ -189,7 +189,9 @@ def dense_product(
 
 
 def _few_rows(x: torch.Tensor) -> bool:
-    return x.numel() <= MAX_LINEAR_ROWS * x.shape[-1] and x.is_contiguous()
+    """Whether native products take `x`."""
+    few = x.numel() <= MAX_LINEAR_ROWS * x.shape[-1]
+    return few and x.dtype == torch.bfloat16 and x.is_contiguous()
 
 
 def is_linear(module: Any) -> bool:
@@ -238,14 +240,20 @@ def take_weight(
         )
     dense = [m.weight.data.t() if isinstance(m, Conv1D) else m.weight.data for m in modules]
     weight = torch.cat(dense) if len(dense) > 1 else dense[0].contiguous()
-    return DenseWeight(weight, bias, out_features, native_for(native, weight))
+    return DenseWeight(weight, bias, out_features, native_for(native, weight, bias))
 
 
-def native_for(native: Native | None, weight: torch.Tensor) -> Native | None:
+def native_for(
+    native: Native | None, weight: torch.Tensor, bias: torch.Tensor | None
+) -> Native | None:
     """`native` if it runs the product with a dense `weight` [out, in]."""
-    if native is not None and native.runs_linear(weight.dtype, *weight.shape):
-        return native
-    return None
+    if native is None or not native.runs_linear(weight.dtype, *weight.shape):
+        return None
+    return native if weight.is_contiguous() and _fits(bias, weight.dtype) else None
+
+
+def _fits(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    return bias is None or (bias.dtype == dtype and bias.is_contiguous())
 
 
 def _take_nf4(
@@ -270,6 +278,7 @@ def _take_nf4(
         native is not None
         and state.blocksize == NF4_BLOCK
         and native.runs_linear(state.dtype, *state.shape)
+        and _fits(bias, state.dtype)
     )
     return Nf4Weight(codes, state, bias, out_features, native if runs else None)
 

@@ -1,6 +1,9 @@
 """The native kernels equal the plain forms, and no row depends on its neighbours."""
 
 import math
+import shutil
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -9,7 +12,9 @@ import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from server.kernels import LoraGroup, Native, describe, load_native, lora_rows
+from server.kernels.native import __file__ as _FILE
 from server.kernels.reference import attention_reference, lora_reference
+from server.models.weights import take_weight
 
 _NATIVE = load_native()
 pytestmark = pytest.mark.skipif(
@@ -89,7 +94,7 @@ def test_lora(native: Native, dtype: torch.dtype, size: int) -> None:
             expected[rows, span] = lora_reference(x[rows].double(), adapters, expected[rows, span])
             start += columns[i]
     out = before.clone()
-    rows_of_step = lora_rows(native, bounds, updates)
+    rows_of_step = lora_rows(native, bounds, updates, dtype)
     native.lora(rows_of_step, 1, x, out)
     _close(out, expected, dtype)
     assert torch.equal(out[:first], before[:first])
@@ -160,7 +165,7 @@ def test_linear_takes_lora_along(native_linear: Native) -> None:
     weight = _random(96, 128, seed=1, dtype=torch.bfloat16)
     made = _adapters([8, 5], [64, 32], 128, torch.bfloat16)
     updates = [describe(groups, 2) for groups, _, _ in made]
-    rows = lora_rows(native_linear, [1, 5, 12], updates)
+    rows = lora_rows(native_linear, [1, 5, 12], updates, torch.bfloat16)
     expected = native_linear.linear(x, weight, None)
     native_linear.lora(rows, 1, x, expected)
     assert torch.equal(native_linear.linear(x, weight, None, (rows, 1)), expected)
@@ -198,7 +203,7 @@ def test_a_fault_stays_in_its_row(native: Native, dtype: torch.dtype) -> None:
     made = _adapters([8], [64], 128, dtype)
     updates = describe(made[0][0], 2)
     out = torch.zeros(3, 64, dtype=dtype)
-    native.lora(lora_rows(native, [0, 3], [updates]), 1, x, out)
+    native.lora(lora_rows(native, [0, 3], [updates], dtype), 1, x, out)
     assert out.isnan().any(1).tolist() == [False, True, False]
     for fault in (math.nan, math.inf):
         cache = torch.ones(3, 16, 2, 1, 64, dtype=dtype)
@@ -210,3 +215,67 @@ def test_a_fault_stays_in_its_row(native: Native, dtype: torch.dtype) -> None:
         )
         assert not seen[0].isfinite().any()
         assert seen[1].isfinite().all()
+
+
+def test_mixed_types_are_refused(native: Native) -> None:
+    """The kernels see addresses: two types in one call would read beyond the smaller one."""
+    half, full = torch.ones(1, 2, 3, 64, dtype=torch.bfloat16), torch.ones(1, 2, 3, 64)
+    cache, out = torch.zeros(2, 16, 2, 2, 64, dtype=torch.bfloat16), torch.zeros(3, 2, 64)
+    places = torch.tensor([16, 17, 18])
+    tables, lengths = torch.ones(3, 1, dtype=torch.int64), torch.tensor([1, 2, 3])
+    for key, value in ((full, half), (half, full), (full, full)):
+        with pytest.raises(TypeError, match="takes one type"):
+            native.cache_write(cache, places, key, value)
+    for query in (half, full):
+        with pytest.raises(TypeError, match="takes one type"):
+            native.attention(query, cache, tables, lengths, out, 1.0, None, None)
+    with pytest.raises(TypeError, match="takes one type"):
+        native.rms_norm(full, torch.ones(64, dtype=torch.bfloat16), 1e-5)
+    updates = describe(_adapters([8], [64], 128, torch.bfloat16)[0][0], 2)
+    rows = lora_rows(native, [0, 3], [updates], torch.bfloat16)
+    with pytest.raises(TypeError, match="takes one type"):
+        native.lora(rows, 1, torch.ones(3, 128), torch.zeros(3, 64))
+
+
+@_DTYPES
+def test_lora_of_columns_that_do_not_lie_side_by_side(native: Native, dtype: torch.dtype) -> None:
+    made = _adapters([8], [64], 128, dtype)
+    rows = lora_rows(native, [0, 3], [describe(made[0][0], 2)], dtype)
+    x = _random(128, 3, dtype=dtype).t()
+    expected, got = torch.zeros(3, 64, dtype=dtype), torch.zeros(3, 64, dtype=dtype)
+    native.lora(rows, 1, x.contiguous(), expected)
+    native.lora(rows, 1, x, got)
+    assert torch.equal(got, expected)
+
+
+def test_only_this_pythons_library_is_loaded(
+    native: Native, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that another Python's installation left behind may be older than these sources."""
+    own = next(
+        p for s in EXTENSION_SUFFIXES if (p := Path(_FILE).with_name("_native" + s)).exists()
+    )
+    monkeypatch.setattr("server.kernels.native.__file__", str(tmp_path / "native.py"))
+    shutil.copy(own, tmp_path / "_native.cpython-30-x86_64-linux-gnu.so")
+    assert load_native.__wrapped__() is None
+    shutil.copy(own, tmp_path / f"_native{EXTENSION_SUFFIXES[0]}")
+    assert load_native.__wrapped__() is not None
+
+
+@pytest.mark.parametrize("odd", ["bias", "weight", "input"])
+def test_a_product_of_mixed_types_stays_with_torch(native_linear: Native, odd: str) -> None:
+    weight, bias = torch.ones(32, 64, dtype=torch.bfloat16), torch.ones(32)
+    linear = torch.nn.Linear(64, 32)
+    linear.weight.data, linear.bias.data = weight, bias.to(torch.bfloat16)
+    assert _takes(linear, native_linear, torch.ones(1, 64, dtype=torch.bfloat16))
+    if odd == "bias":
+        linear.bias.data = bias
+    elif odd == "weight":
+        linear.weight.data = weight.float()
+    x = torch.ones(1, 64, dtype=torch.float32 if odd == "input" else torch.bfloat16)
+    assert not _takes(linear, native_linear, x)
+
+
+def _takes(linear: torch.nn.Linear, native: Native, x: torch.Tensor) -> bool:
+    weight = take_weight([linear], hold=False, int8_threshold=0.0, native=native)
+    return weight.takes_lora(x)

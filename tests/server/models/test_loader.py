@@ -136,6 +136,8 @@ def test_native_kernels_run_what_they_can(llama: Path) -> None:
     # Packed NF4 is the faster form where it is multiplied natively.
     form = load_base(llama, dtype="bfloat16").info.weight_form
     assert form == ("nf4_packed" if native.runs_linear(torch.bfloat16) else "nf4_held")
+    with pytest.raises(StartupError, match="kernels 'native' beside deterministic"):
+        load_base(llama, kernels="native", deterministic=True)
     with pytest.raises(StartupError, match="kernels 'native': not compiled, or not for"):
         load_base(llama, dtype="float16", kernels="native")
 
