@@ -77,22 +77,22 @@ class RequestBook:
                 self._left_queue(request, "started")
         return num_prompt_tokens
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, request_id: str, now: float) -> None:
         """Ends a request with RequestCancelledError. Unknown ids are ignored.
 
-        With DeadlineError if its deadline has passed: then that is why the client left.
+        With DeadlineError if its deadline lies before `now`: then that is why the client left.
         """
         answer = self._answers.get(request_id)
         if answer is None:
             return
-        now, deadline_s = time.monotonic(), answer.request.deadline_s
+        deadline_s = answer.request.deadline_s
         if deadline_s is not None and deadline_s <= now:
             self.fail(answer, _passed(answer, now))
         else:
             self.fail(answer, RequestCancelledError("the request was cancelled"))
 
     def expire(self, now: float) -> None:
-        """Ends the requests whose deadline lies before `now` (on time.monotonic)."""
+        """Ends the requests whose deadline lies before `now`."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, answer = heapq.heappop(self._deadlines)
             if self.is_open(answer):

@@ -54,6 +54,7 @@ class EngineCore:
         self._base = base
         self._config = config
         self._metrics = metrics
+        self._clock = clock
         position_bytes = base.cache_shape.position_bytes(base.dtype)
         num_blocks = config.num_cache_blocks(position_bytes * config.block_size)
         self.max_context = min(base.info.max_context_tokens, num_blocks * config.block_size)
@@ -130,10 +131,10 @@ class EngineCore:
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with RequestCancelledError. Unknown ids are ignored."""
-        self._book.cancel(request_id)
+        self._book.cancel(request_id, self._clock())
 
     def expire(self, now: float) -> None:
-        """Ends the requests whose deadline lies before `now` (on time.monotonic)."""
+        """Ends the requests whose deadline lies before `now`."""
         self._book.expire(now)
 
     def fail_all(self, error: Exception) -> None:

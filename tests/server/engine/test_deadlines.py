@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.errors import DeadlineError
+from server.errors import DeadlineError, RequestCancelledError
 from server.models.loader import LoadedBase
 from tests.server.engine.harness import Driver, Inbox
 
@@ -64,6 +64,18 @@ def test_a_deadline_that_became_hopeless_is_shed_at_its_turn(clocked: Clocked) -
     assert "the first token takes at least" in str(queued.error)
     assert len(driver.metrics.steps) == num_steps
     driver.core.check_integrity()
+
+
+def test_a_cancel_after_the_deadline_tells_of_the_deadline(loaded: LoadedBase) -> None:
+    now = 1.0
+    driver = Driver(loaded, clock=lambda: now)
+    early, late = (driver.request((1, 2), deadline_s=5.0) for _ in range(2))
+    inboxes = [driver.submit(request) for request in (early, late)]
+    driver.core.cancel(early.request_id)
+    now = 5.0
+    driver.core.cancel(late.request_id)
+    assert isinstance(inboxes[0].error, RequestCancelledError)
+    assert isinstance(inboxes[1].error, DeadlineError)
 
 
 @pytest.mark.parametrize("late_s", [0.0, 1.0])
