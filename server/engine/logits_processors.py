@@ -18,6 +18,11 @@ from server.types import SamplingParams
 
 TokenIdArray = npt.NDArray[np.int64]
 
+# What eight packed bits add to eight logits [256, 8]: 0 for tokens that are allowed.
+_BYTES = np.arange(256, dtype=np.uint8)[:, np.newaxis]
+_ADDENDS = torch.from_numpy(
+    np.where(np.unpackbits(_BYTES, axis=1, bitorder="little"), 0, -np.inf).astype(np.float32)
+)
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -104,11 +109,12 @@ def mask(logits: torch.Tensor, draws: Sequence[Draw]) -> None:
     ]
     if constrained:
         packed = np.frombuffer(b"".join(bits for _, bits in constrained), dtype=np.uint8)
-        packed = packed.reshape(len(constrained), -1)
-        allowed = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little")
-        forbidden = torch.from_numpy(allowed == 0).to(logits.device)
-        for (row, _), columns in zip(constrained, forbidden, strict=True):
-            logits[row].masked_fill_(columns, float("-inf"))
+        index = torch.from_numpy(packed.astype(np.int32)).to(logits.device)
+        # Adding is faster than filling: it has no branches, and a grammar's mask no pattern.
+        addends = torch.nn.functional.embedding(index, _ADDENDS.to(logits.device, logits.dtype))
+        addends = addends.view(len(constrained), -1)[:, : logits.shape[1]]
+        for (row, _), addend in zip(constrained, addends, strict=True):
+            logits[row].add_(addend)
 
 
 def edit(scores: torch.Tensor, edits: Mapping[int, LogitEdits]) -> None:
