@@ -25,7 +25,7 @@ from tests.bench.plan import FULL_PLAN, QUICK_PLAN, Disk
 from tests.bench.report import show, surroundings, write_page
 from tests.bench.rounds import Clock
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   python -m tests.bench                  everything, in some minutes
   python -m tests.bench --quick          a tiny model: does the benchmark itself work?
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description=__doc__,
-        epilog=_EXAMPLES,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -66,7 +66,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--write", type=Path, metavar="FILE", help="put the results into this page, and the plot")
     add("--rounds", type=int, metavar="N", help="of each variant (default: 3)")
     add("--threads", type=int, metavar="N", help="of each process (default: all processors)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.peers is not None and not (options.peers / "bin" / "python").exists():
+        parser.error(f"--peers {options.peers}: no such environment; make bench-peers builds one")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.sweep:
                 bench.sweep()
             found = figures(results, bench.facts, disk)
-    except (BenchError, ChildError) as error:
+    except (BenchError, ChildError, OSError) as error:
         print(f"benchmark stopped: {error}", file=sys.stderr)
         return 1
     found |= surroundings(plan, bench.facts.versions)

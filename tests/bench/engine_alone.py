@@ -137,7 +137,7 @@ class EngineAlone:
         steps_s = self._metrics.decode_steps_s(len(prompts))
         return {
             "wall_s": wall_s,
-            "decode_step_s": statistics.median(steps_s),
+            "decode_step_s": statistics.median(steps_s) if steps_s else None,
             "token_ids": [list(answer.samples[0].token_ids) for answer in answers],
         }
 

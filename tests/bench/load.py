@@ -19,6 +19,7 @@ from understudy import (
 )
 
 TIMEOUT_S = 600.0
+_TOUCHES = 8  # At a time: few, so that the order is about kept.
 _FIRST_WORD = 300  # Token ids below it are the end of sequence and single bytes.
 
 
@@ -122,11 +123,18 @@ async def play(
 
 
 async def touch(address: str, names: Sequence[str]) -> None:
-    """Ask for one token of each adapter, in order, so that it is in memory and in a slot."""
+    """Ask for one token of each adapter, about in order, so that it is in memory and in a slot."""
     stopping = StoppingParams(max_tokens=1, ignore_eos=True)
+    pending = iter(names)
     async with AsyncClient(address, timeout=TIMEOUT_S) as client:
-        for name in names:
-            await client.generate(TokenIds([_FIRST_WORD]), adapter=name, stopping=stopping)
+
+        async def worker() -> None:
+            for name in pending:
+                await client.generate(TokenIds([_FIRST_WORD]), adapter=name, stopping=stopping)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_TOUCHES):
+                group.create_task(worker())
 
 
 async def _stream(

@@ -1,6 +1,7 @@
 """What is measured, and the files it needs."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,15 @@ class Disk:
         return self.folder / "store"
 
     def write(self) -> None:
-        """Write it all."""
+        """Write it all. Raises OSError where it does not fit."""
+        needed = (self.plan.many + 2 * max(SWEEP)) * self.plan.shape.lora_bytes(MANY_RANK)
+        needed += 4 * self.plan.shape.linear_bytes
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"{self.folder.parent}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed; "
+                "set TMPDIR to a folder on a larger disk"
+            )
         make_base(self.base, self.plan.shape)
         writer = AdapterWriter(self.base, self.store, self.plan.shape)
         for i in range(max(SWEEP)):

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bench.__main__ import EXAMPLES
 from tests.bench.load import least_recent_first, prompts, zipf
 from tests.bench.plan import FULL_PLAN, QUICK_PLAN
 from tests.bench.report import draw, write_page
@@ -87,6 +91,18 @@ def test_page_takes_the_results(quick: Quick, tmp_path: Path) -> None:
     assert written.startswith(text.partition("<!-- measured")[0])
     write_page(page, found | {"sweep": sweep})
     assert page.read_text(encoding="utf-8") == written
+
+
+EXAMPLE = re.compile(r"^  (python -m tests\.bench.*?)(?: {3}.*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", EXAMPLE.findall(EXAMPLES))
+def test_example(command: str, parse_command: Callable[[Sequence[str]], None]) -> None:
+    parse_command(shlex.split(command))
+
+
+def test_there_are_examples() -> None:
+    assert "python -m tests.bench --quick" in EXAMPLE.findall(EXAMPLES)
 
 
 def test_plot_as_png(tmp_path: Path) -> None:
