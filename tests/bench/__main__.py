@@ -8,6 +8,7 @@ Progress goes to standard error, a table to standard output, and one JSON object
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import warnings
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan, rounds=options.rounds or plan.rounds, threads=options.threads or plan.threads
     )
     clock = Clock()
+    # So that an end by signal, too, ends the servers.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-bench-"))

@@ -15,7 +15,7 @@ from server.adapters.artifact import ArtifactLimits
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.app import detect_hardware
-from server.config import BaseConfig, ServerConfig, resolve
+from server.config import BaseConfig, EngineConfig, ServerConfig, resolve
 from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.models.loader import load_base
@@ -32,6 +32,7 @@ from server.types import (
 )
 from tests.bench.child import Answer, serve
 from tests.bench.machine import read_bandwidth
+from tests.bench.plan import CACHE_BYTES
 
 
 class StepTimes(Metrics):
@@ -70,7 +71,10 @@ class EngineAlone:
 
     def load(self, base: str, store: str) -> Answer:
         """Load the base unquantized in bf16, and open the store."""
-        wanted = ServerConfig(BaseConfig(Path(base), quantization="none", dtype="bfloat16"))
+        wanted = ServerConfig(
+            BaseConfig(Path(base), quantization="none", dtype="bfloat16"),
+            EngineConfig(cache_bytes=CACHE_BYTES),
+        )
         config = resolve(wanted, detect_hardware())
         # As the server does: no thread but the engine's computes with several, and lives on.
         compute_with(1)

@@ -19,6 +19,7 @@ from understudy import (
 )
 
 TIMEOUT_S = 600.0
+_READY_TIMEOUT_S = 30.0
 _TOUCHES = 8  # At a time: few, so that the order is about kept.
 _FIRST_WORD = 300  # Token ids below it are the end of sequence and single bytes.
 
@@ -99,7 +100,7 @@ async def play(
     pending = iter(enumerate(requests))
     stopping = StoppingParams(max_tokens=load.output_tokens, ignore_eos=True)
     async with AsyncClient(address, timeout=TIMEOUT_S) as client:
-        await client.wait_ready()
+        await client.wait_ready(timeout=_READY_TIMEOUT_S)
 
         async def worker() -> None:
             for index, (adapter, prompt) in pending:

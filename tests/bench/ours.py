@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from tests.bench.child import ChildError
 from tests.bench.load import Load, Round, least_recent_first, play, prompts, touch, zipf
-from tests.bench.plan import NUM_LORA, Disk
+from tests.bench.plan import CACHE_BYTES, NUM_LORA, Disk
 from tests.bench.rounds import WARM, Variant
 from tests.bench.shape import MANY_RANK, SOFT_PROMPT, drop_page_cache
 from tests.process import ServerProcess, start
-from understudy import Client
+from understudy import Client, UnderstudyError
 
 _BF16 = ("--quantization", "none", "--dtype", "bfloat16")
 _NF4 = ("--quantization", "nf4", "--dtype", "bfloat16", "--weight-form")
@@ -119,7 +120,12 @@ class Servers:
     ) -> Round:
         wanted = prompts(self._disk.plan.shape, load, len(adapters), seed)
         requests = list(zip(adapters, wanted, strict=True))
-        return asyncio.run(play(server.address, requests, load, stream=stream))
+        try:
+            return asyncio.run(play(server.address, requests, load, stream=stream))
+        except (ExceptionGroup, UnderstudyError) as error:
+            code, tail = server.process.poll(), server.log.read_text().splitlines()[-20:]
+            fault = repr(error) if code is None else f"it ended with exit code {code}"
+            raise ChildError("\n".join([f"a server failed: {fault}", *tail])) from error
 
     def _zipf(self, seed: str) -> list[str]:
         return zipf(self._disk.many, self._disk.plan.many_requests, seed)
@@ -127,8 +133,9 @@ class Servers:
     def _start(self, name: str, arguments: Sequence[str]) -> ServerProcess:
         folder = self._disk.folder / f"server-{name}"
         folder.mkdir()
-        where = ("--base", self._disk.base, "--store", self._disk.store, "--log-level", "warning")
-        server = start(folder, (*where, *arguments), self._disk.plan.threads)
+        where = ("--base", self._disk.base, "--store", self._disk.store)
+        common = (*where, "--log-level", "warning", "--set", f"engine.cache_bytes={CACHE_BYTES}")
+        server = start(folder, (*common, *arguments), self._disk.plan.threads)
         self._started.append(server)
         return server
 

@@ -20,6 +20,8 @@ from tests.bench.shape import (
 
 NUM_LORA = 8
 """Adapters of `lora8`; each round takes them in turn."""
+CACHE_BYTES = 1 << 28
+"""Keys and values of each engine: ample for 16 requests, and several engines fit in memory."""
 SWEEP = (0, 1, 2, 4, 8, 16)
 """Distinct adapters in a batch, for the plot."""
 
