@@ -131,7 +131,10 @@ def _start_peft(
     adapters = {name: str(disk.directories[name]) for name in disk.lora[:num_lora]}
     trial = prompts(disk.plan.shape, disk.plan.load, disk.plan.load.concurrency, "trial")
     found: list[tuple[float, Child, dict[str, str]]] = []
-    for policy, variables in (("passive", {"OMP_WAIT_POLICY": "PASSIVE"}), ("default", {})):
+    policies: dict[str, dict[str, str]] = {"passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    if disk.plan.threads > 1:
+        policies["default"] = {}
+    for policy, variables in policies.items():
         name = f"peft-{policy}{'-nf4' if nf4 else ''}"
         child = start_module(disk, stack, name, "peft_baseline", **variables)
         answer = child.ask("load", base=str(disk.base), adapters=adapters, trial=trial, nf4=nf4)
