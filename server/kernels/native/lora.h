@@ -24,7 +24,7 @@ typedef struct {
 _Static_assert(sizeof(Update) == FIELDS * sizeof(int64_t), "one int64 per field");
 
 /* Work is cut into units: 4 rows of an A in the first phase, 128 columns of a B in the second. */
-enum { RANKS = 4, COLUMNS = 128 };
+enum { RANKS = 4, COLUMNS = 128, AHEAD = 4 };
 
 /* The runs of a step: run j is the rows bounds[j] .. bounds[j + 1] and has the update at
  * updates + j * stride. */
