@@ -1,8 +1,8 @@
-"""Attention over a paged cache, in torch.
+"""Attention over a paged cache.
 
 The cache of one layer is [num_blocks, block_size, 2, K, D]: keys at index 0, values at 1. Rows of
-short chunks (decode, and the last few tokens of a prompt) run as independent queries in one
-padded batch; each long chunk runs on its own.
+short chunks (decode, and the last few tokens of a prompt) run as independent queries: natively,
+read where they lie, or in torch as one padded batch. Each long chunk runs on its own, in torch.
 """
 
 from dataclasses import dataclass, field

@@ -3,12 +3,12 @@
 Linears that read the same input form a group (q, k and v; gate and up): one product with the
 stacked A of all members, then one with B per member.
 
-Single rows, as in decode, each meet their own adapter alone where the native kernel runs: the cost
-is that of reading the adapters in the batch once. Without it they form the masked region, where
-every row meets the stacked A of all adapters and the columns of other adapters are zeroed: two
-products per linear however many adapters there are. Segments are runs of rows of one adapter, each
-with its own pair of products: right for prefill, where the masked form would multiply the
-arithmetic.
+Where the native kernel runs, single rows, as in decode, and short runs of rows each meet their own
+adapter alone: the cost is that of reading the adapters in the batch once. Without it single rows
+form the masked region, where every row meets the stacked A of all adapters and the columns of other
+adapters are zeroed: two products per linear however many adapters there are. Segments are runs of
+rows of one adapter, each with its own pair of products: right for long runs, where the masked form
+would multiply the arithmetic.
 """
 
 from dataclasses import dataclass, replace

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -260,6 +261,22 @@ def test_only_this_pythons_library_is_loaded(
     assert load_native.__wrapped__() is None
     shutil.copy(own, tmp_path / f"_native{EXTENSION_SUFFIXES[0]}")
     assert load_native.__wrapped__() is not None
+
+
+def test_threads_and_torchs_products_do_not_disturb_each_other(native_linear: Native) -> None:
+    """Tile registers belong to a thread, and torch's products configure them for themselves."""
+    x, other = _random(5, 128, dtype=torch.bfloat16), _random(128, 128, dtype=torch.bfloat16)
+    weight = _random(64, 128, seed=1, dtype=torch.bfloat16)
+    heads = _random(1, 4, 100, 64, dtype=torch.bfloat16)
+    expected = native_linear.linear(x, weight, None)
+
+    def agree(_: int) -> bool:
+        F.linear(other, weight)
+        F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        return torch.equal(native_linear.linear(x, weight, None), expected)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(agree, range(100)))
 
 
 @pytest.mark.parametrize("odd", ["bias", "weight", "input"])
