@@ -106,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_page(options.write, found)
     if found["foreign_cores"] > _QUIET_CORES:
         print(
-            f"the machine was in use: up to {found['foreign_cores']} processors were busy with "
-            "something else, so take no figure for more than a sign that the benchmark works",
+            f"the machine was in use: {found['foreign_cores']} processors were busy with something "
+            "else, so take no figure for more than a sign that the benchmark works",
             file=sys.stderr,
         )
     print(json.dumps(found))

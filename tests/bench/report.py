@@ -95,8 +95,8 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         "matmul_tokens_per_s": "{matmul_tokens_per_s:.0f} if a step were its bf16 products alone",
         "agreement": "{agreement[base]:.0%} of first tokens as transformers', "
         "{agreement[lora8]:.0%} as PEFT's with eight LoRAs",
-        "foreign_cores": "up to {foreign_cores} processors busy with something else, "
-        "{idle_cores} with our processes that were not in turn",
+        "foreign_cores": "{foreign_cores} processors busy with something else, at most "
+        "{foreign_cores_max}; at most {idle_cores} with our processes that were not in turn",
     }
     for name in ("ratio_lora8_vs_vllm", "ratio_base_vs_vllm", "nf4_packed_vs_bitsandbytes"):
         if name not in found:
@@ -136,11 +136,11 @@ def write_page(page: Path, found: Mapping[str, Any]) -> None:
         raise ValueError(f"{page}: has no part between marks that begin `<!-- measured:`")
     if found["sweep"]:
         draw(page.with_suffix(".svg"), found["sweep"])
-    part = "\n".join(_page_lines(found))
+    part = "\n".join(_page_lines(found, page.stem))
     page.write_text(_MARKS.sub(lambda m: m[1] + part + "\n" + m[2], text), encoding="utf-8")
 
 
-def _page_lines(found: Mapping[str, Any]) -> list[str]:
+def _page_lines(found: Mapping[str, Any], plot: str) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
         f"Measured {found['date']} with `{found['command']}`: {found['rounds']} rounds of each,",
@@ -154,6 +154,8 @@ def _page_lines(found: Mapping[str, Any]) -> list[str]:
         speeds = found["sweep"]
         lines += [
             "",
+            f"![Throughput by number of distinct adapters]({plot}.svg)",
+            "",
             "Tokens/s by number of distinct adapters in the batch of 16:",
             "",
             *_markdown(
@@ -161,7 +163,7 @@ def _page_lines(found: Mapping[str, Any]) -> list[str]:
                 [
                     (
                         _ENGINES[engine],
-                        *(f"{values.get(n, float('nan')):.1f}" for n in speeds["ours"]),
+                        *(f"{values[n]:.1f}" if n in values else "" for n in speeds["ours"]),
                     )
                     for engine, values in speeds.items()
                 ],

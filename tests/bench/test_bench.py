@@ -86,6 +86,7 @@ def test_page_takes_the_results(quick: Quick, tmp_path: Path) -> None:
     written = page.read_text(encoding="utf-8")
     assert str(found["ours"]["lora8"]) in written
     assert str(found["ours"]["lora8"]) in shown
+    assert "](benchmarks.svg)" in written
     assert "<text" in page.with_suffix(".svg").read_text(encoding="utf-8")
     # Written again, only the measured part changes.
     assert written.startswith(text.partition("<!-- measured")[0])
