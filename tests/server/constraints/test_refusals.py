@@ -60,7 +60,7 @@ def test_not_json(compiler: GrammarCompiler, text: str) -> None:
     assert refusal(compiler, grammar.json_schema, text).field == "structured_output.json_schema"
 
 
-@pytest.mark.parametrize("pattern", ["", "(a", "a$b", r"\bfoo", "(?=a)b", "a{2,1}", "a{99999999}b"])
+@pytest.mark.parametrize("pattern", ["", "(a", "a$b", r"\bfoo", "(?=a)b", "a{2,1}"])
 def test_patterns(compiler: GrammarCompiler, pattern: str) -> None:
     assert refusal(compiler, grammar.regex, pattern).field == "structured_output.regex"
 
