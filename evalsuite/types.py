@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 class Mode(StrEnum):
@@ -36,6 +37,8 @@ class Sample:
     """Continuations to choose from; empty in mode generate."""
     target: int | None = None
     """Index of the right choice; None in mode generate."""
+    group: str = ""
+    """Samples of one group share a passage and are not independent. Empty: a group of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ class Scores:
     """[N, K]; rows of unscored samples are zero."""
     scored: Bools
     """[N]; False where a sample has no answer."""
+    groups: Ints | None = None
+    """[N]: equal numbers are samples of one group. None: all samples are independent."""
 
     @property
     def num_scored(self) -> int:
