@@ -317,6 +317,61 @@ class EngineStats:
     """`name@version` of the adapters in device slots."""
 
 
+class Tier(Enum):
+    """Where a version's tensors are: the fastest of the places that hold them."""
+
+    DISK = "disk"
+    HOST = "host"
+    DEVICE = "device"
+
+
+class AdapterChange(Enum):
+    """What happened to an adapter version."""
+
+    LOADED = "loaded"
+    """It was read into host memory."""
+    UNLOADED = "unloaded"
+    """It was taken out of service by request. Requests that hold it run on."""
+    TIER = "tier"
+    """It went to another tier: placed in a device slot, evicted from it, or gone from memory."""
+    ALIAS = "alias"
+    """A name points to it from now on."""
+    PINNED = "pinned"
+    """It was pinned, or let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """One change of one adapter version. Events of one version come in order."""
+
+    kind: AdapterChange
+    name: str
+    version: str
+    """Empty where an alias was removed."""
+    tier: Tier
+    """Where it is after the change."""
+    at: float
+    """Seconds since the epoch."""
+    alias: str = ""
+    """Of ALIAS: which alias; empty for the bare name."""
+    pinned: bool = False
+    """Of PINNED: whether it is pinned now."""
+
+
+class AdapterObserver(Protocol):
+    """Is told of changes, by whichever thread makes them, some under a lock.
+
+    Must not block, raise, or call back into whoever tells it.
+    """
+
+    def __call__(self, event: AdapterEvent) -> None:
+        """A change happened."""
+
+
+def unobserved(event: AdapterEvent) -> None:
+    """The observer where nobody listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterStats:
     """What adapters hold of host memory now, for metrics."""

@@ -3,24 +3,16 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from server.adapters.lease import Resident
 from server.adapters.store import Reference
 from server.adapters.tiers import AdapterTiers
 from server.errors import AdapterNotFoundError
+from server.types import Tier
 from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
 
 _MAX_EVALS = 100
-
-
-class Tier(Enum):
-    """Where a version's tensors are."""
-
-    DISK = "disk"
-    HOST = "host"
-    DEVICE = "device"
 
 
 @dataclass(frozen=True, slots=True)

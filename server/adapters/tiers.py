@@ -18,7 +18,15 @@ from server.adapters.sources import resolve_source
 from server.adapters.store import AdapterStore, Reference
 from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
-from server.types import AdapterStats, BaseInfo
+from server.types import (
+    AdapterChange,
+    AdapterEvent,
+    AdapterObserver,
+    AdapterStats,
+    BaseInfo,
+    Tier,
+    unobserved,
+)
 
 Key = tuple[str, str]
 
@@ -42,10 +50,12 @@ class AdapterTiers:
         limits: TierLimits,
         metrics: Metrics,
         on_freed: Callable[[str, str], None],
+        on_change: AdapterObserver = unobserved,
     ) -> None:
         """`on_freed(name, version)` is called when a version has left host memory.
 
         It may run in the engine's thread (the last lease ends there) and must not block.
+        `on_change` is told of what enters and leaves host memory, and of names.
         """
         self.store = store
         self._base = base
@@ -53,6 +63,7 @@ class AdapterTiers:
         self._max_host_bytes = limits.artifact.max_host_bytes
         self._metrics = metrics
         self._on_freed = on_freed
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._residents: dict[Key, Resident] = {}
         # What a bare name means; stays when the version is evicted, so that it comes back.
@@ -125,6 +136,7 @@ class AdapterTiers:
                 self._current.pop(reference.name, None)
             resident = self._residents.get(key)
             num_leases = resident.num_leases if resident else 0
+            self._tell(AdapterChange.UNLOADED, key)
             freed = self._retire(key)
         self._free(freed)
         return num_leases
@@ -136,8 +148,19 @@ class AdapterTiers:
             resident = self._residents.get((exact.name, exact.selector))
             if resident is None:
                 raise AdapterNotFoundError(str(exact))
-            resident.pinned = pinned
+            if resident.pinned != pinned:
+                resident.pinned = pinned
+                self._tell(AdapterChange.PINNED, (exact.name, exact.selector), pinned=pinned)
         return exact
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Points an alias of the store at a version; an empty version removes it. *Blocking.*
+
+        Raises as `AdapterStore.set_alias`.
+        """
+        self.store.set_alias(name, alias, version)
+        with self._lock:
+            self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
 
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
@@ -228,14 +251,20 @@ class AdapterTiers:
             replaces = old if wanted is None else None
             freed = self._make_room(adapter, replaces)
             now = time.time()
-            resident = self._residents.setdefault(
-                (name, version), Resident(adapter, stored, now, now)
-            )
+            resident = self._residents.get((name, version))
+            if resident is None:
+                resident = Resident(adapter, stored, now, now)
+                self._residents[name, version] = resident
+                self._tell(AdapterChange.LOADED, (name, version))
             resident.retired = False
-            resident.pinned = resident.pinned or pin
+            if pin and not resident.pinned:
+                resident.pinned = True
+                self._tell(AdapterChange.PINNED, (name, version), pinned=True)
             if wanted is None:
                 self._withdrawn -= {name, f"{name}@{version}"}
                 self._current[name] = version
+                if version != old:
+                    self._tell(AdapterChange.ALIAS, (name, version))
             elif not wanted.selector:
                 self._current.setdefault(name, version)
             superseded = self._residents.get((name, replaces or ""))
@@ -280,7 +309,16 @@ class AdapterTiers:
         if resident.num_leases:
             return []
         del self._residents[key]
+        self._tell(AdapterChange.TIER, key)
         return [key]
+
+    def _tell(
+        self, kind: AdapterChange, key: Key, *, alias: str = "", pinned: bool = False
+    ) -> None:
+        """Under the lock, so that events come in the order of what they tell."""
+        name, version = key
+        tier = Tier.HOST if key in self._residents else Tier.DISK
+        self._on_change(AdapterEvent(kind, name, version, tier, time.time(), alias, pinned))
 
     def _release(self, key: Key) -> None:
         with self._lock:

@@ -27,10 +27,12 @@ from server.errors import (
 )
 from server.models.loader import LoadedBase
 from server.types import (
+    AdapterObserver,
     EngineMetrics,
     EngineStats,
     Request,
     StepRecord,
+    unobserved,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,8 +41,8 @@ logger = logging.getLogger(__name__)
 class EngineCore:
     """Holds every accepted request until its terminal event. Not thread-safe.
 
-    `on_ended` is called with a request's id just before its terminal event. `clock` counts
-    seconds; deadlines are on it.
+    `on_ended` is called with a request's id just before its terminal event, `on_change` when an
+    adapter goes to a device slot or out of it. `clock` counts seconds; deadlines are on it.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class EngineCore:
         config: EngineConfig,
         metrics: EngineMetrics,
         on_ended: Callable[[str], None] = lambda _: None,
+        on_change: AdapterObserver = unobserved,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base
@@ -74,6 +77,7 @@ class EngineCore:
             base.dtype,
             base.device,
             metrics.adapter_placed,
+            on_change,
         )
         self._hopeless = HopelessDeadlines(config, self._prefixes, clock)
         self._scheduler = Scheduler(

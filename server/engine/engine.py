@@ -19,7 +19,7 @@ from server.engine.pace import Pace
 from server.errors import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
 from server.models.loader import LoadedBase
 from server.models.processor import compute_with
-from server.types import EngineMetrics, EngineStats, Request
+from server.types import AdapterObserver, EngineMetrics, EngineStats, Request, unobserved
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,18 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Runs requests. Every method is safe from any thread."""
 
-    def __init__(self, base: LoadedBase, config: EngineConfig, metrics: EngineMetrics) -> None:
+    def __init__(
+        self,
+        base: LoadedBase,
+        config: EngineConfig,
+        metrics: EngineMetrics,
+        on_change: AdapterObserver = unobserved,
+    ) -> None:
+        """`on_change` is told of adapters that go to device slots or out of them."""
         self.base = base
         self.config = config
         self._metrics = metrics
-        self._core = EngineCore(base, config, metrics, self._ended)
+        self._core = EngineCore(base, config, metrics, self._ended, on_change)
         self.max_context = self._core.max_context
         """Most positions of one request: the model's context, or the whole cache."""
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)

@@ -13,7 +13,7 @@ from server.adapters.lora import LoraWeights
 from server.adapters.soft_prompt import SoftPrompt
 from server.kernels import LoraGroup, describe
 from server.models.layers import LinearGroup
-from server.types import Lease
+from server.types import AdapterChange, AdapterEvent, AdapterObserver, Lease, Tier, unobserved
 
 Key = tuple[str, str]
 
@@ -46,12 +46,16 @@ class AdapterSlots:
         dtype: torch.dtype,
         device: torch.device,
         on_placed: Callable[[str, float], None],
+        on_change: AdapterObserver = unobserved,
     ) -> None:
+        """`on_placed` is told an adapter's name and the seconds its placing took, `on_change` who
+        enters a slot, and who leaves one for another's sake."""
         self._groups = tuple(groups)
         self._num_slots = num_slots
         self._dtype = dtype
         self._device = device
         self._on_placed = on_placed
+        self._on_change = on_change
         self._placed: OrderedDict[Key, PlacedAdapter] = OrderedDict()
         self._doomed: set[Key] = set()
         self._num_placed = 0
@@ -71,11 +75,13 @@ class AdapterSlots:
             if len(self._placed) >= self._num_slots:
                 unused = next(k for k, p in self._placed.items() if p.num_users == 0)
                 self._drop(unused)
+                self._tell(unused, Tier.HOST)
             started = time.perf_counter()
             placed = self._place(key, lease.weights)
             self._placed[key] = placed
             self.keys = tuple(sorted(self._placed))
             self._on_placed(lease.name, time.perf_counter() - started)
+            self._tell(key, Tier.DEVICE)
         self._placed.move_to_end(key)
         self._num_used += placed.num_users == 0
         placed.num_users += 1
@@ -113,6 +119,9 @@ class AdapterSlots:
         del self._placed[key]
         self._doomed.discard(key)
         self.keys = tuple(sorted(self._placed))
+
+    def _tell(self, key: Key, tier: Tier) -> None:
+        self._on_change(AdapterEvent(AdapterChange.TIER, *key, tier, time.time()))
 
     def _place(self, key: Key, weights: object) -> PlacedAdapter:
         self._num_placed += 1

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import grpc
 
-from server.adapters.catalog import AdapterStatus, Catalog, Tier
+from server.adapters.catalog import AdapterStatus, Catalog
 from server.adapters.store import Reference, parse_reference
 from server.adapters.tiers import AdapterTiers
 from server.errors import InvalidRequestError, UnsupportedError
 from server.rpc import convert
+from server.types import Tier
 from understudy.v1 import adapter_service_pb2 as pb
 from understudy.v1.adapter_service_pb2_grpc import AdapterServiceServicer
 
@@ -103,8 +104,7 @@ class AdapterServer(AdapterServiceServicer):
         name = parse_reference(request.name, "name").name
 
         def set_alias() -> AdapterStatus:
-            store = self.tiers.store
-            store.set_alias(name, request.alias, request.version)
+            self.tiers.set_alias(name, request.alias, request.version)
             version = request.version or self.tiers.resolve(Reference(name))
             return self.catalog.status(Reference(name, version))
 

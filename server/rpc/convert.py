@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.adapters.catalog import AdapterStatus, Tier
+from server.adapters.catalog import AdapterStatus
 from server.errors import InvalidRequestError
 from server.types import (
     ContinuationScore,
     Finished,
     FinishReason,
     Lease,
+    Tier,
     TokenLogprob,
     Usage,
 )

@@ -14,6 +14,7 @@ from server.config import EngineConfig
 from server.engine.core import EngineCore
 from server.models.loader import LoadedBase
 from server.types import (
+    AdapterEvent,
     BaseInfo,
     Delta,
     Event,
@@ -137,7 +138,14 @@ class Driver:
     ) -> None:
         self.metrics = Recorder()
         self.clock = clock
-        self.core = EngineCore(base, EngineConfig(**config), self.metrics, clock=clock)
+        self.changes: list[AdapterEvent] = []
+        self.core = EngineCore(
+            base,
+            EngineConfig(**config),
+            self.metrics,
+            on_change=self.changes.append,
+            clock=clock,
+        )
         self._count = 0
 
     def request(

@@ -10,7 +10,7 @@ from server.errors import (
     DeadlineError,
 )
 from server.models.loader import LoadedBase
-from server.types import Finished, FinishReason
+from server.types import Finished, FinishReason, Tier
 from tests.server.engine.harness import Driver, HeldAdapter
 
 
@@ -90,6 +90,12 @@ def test_least_recently_used_slot_goes(loaded: LoadedBase, held: dict[str, HeldA
         driver.run()
     assert driver.metrics.placed == ["wide", "narrow", "late"]
     assert driver.core.stats().slots == ("late@v1", "wide@v1")
+    assert [(event.name, event.tier) for event in driver.changes] == [
+        ("wide", Tier.DEVICE),
+        ("narrow", Tier.DEVICE),
+        ("narrow", Tier.HOST),
+        ("late", Tier.DEVICE),
+    ]
 
 
 def test_higher_priority_first(loaded: LoadedBase) -> None:
