@@ -69,7 +69,7 @@ class Lease(Protocol):
 
     @property
     def weights(self) -> object:
-        """`server.adapters.lora.LoraWeights` or `server.adapters.soft_prompt.SoftPrompt`."""
+        """`server.adapters.weights.AdapterWeights`."""
 
     def release(self) -> None:
         """Ends the hold. Safe to call from any thread, and more than once."""

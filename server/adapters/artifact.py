@@ -16,8 +16,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from server.adapters.lora import LoraWeights, read_lora
-from server.adapters.soft_prompt import SoftPrompt, read_soft_prompt
+from server.adapters.lora import read_lora
+from server.adapters.soft_prompt import read_soft_prompt
+from server.adapters.weights import AdapterWeights
 from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.types import BaseInfo
 from understudy.artifact import (
@@ -37,8 +38,7 @@ from understudy.artifact import (
 from understudy.prompt import PromptTemplate
 from understudy.store import version_of
 
-Weights = LoraWeights | SoftPrompt
-Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], Weights]
+Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], AdapterWeights]
 
 # PEFT's method name in lower case -> how to read its tensors.
 READERS: dict[str, Reader] = {
@@ -55,7 +55,7 @@ class AdapterVersion:
     name: str
     version: str
     method: str
-    weights: Weights
+    weights: AdapterWeights
     template: PromptTemplate | None
     manifest_json: str
     """`understudy.json` as it was read; empty for a plain PEFT directory."""
@@ -74,13 +74,13 @@ class AdapterVersion:
 
     @property
     def rank(self) -> int:
-        """Largest LoRA rank; 0 for soft prompts."""
-        return self.weights.rank if isinstance(self.weights, LoraWeights) else 0
+        """Largest LoRA rank; 0 without LoRA."""
+        return self.weights.rank
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Positions of the context the adapter takes; 0 for LoRA."""
-        return self.weights.num_virtual_tokens if isinstance(self.weights, SoftPrompt) else 0
+        """Positions of the context the adapter takes."""
+        return self.weights.num_virtual_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,22 +224,18 @@ def _check_manifest(manifest: Manifest, method: str, base: BaseInfo) -> None:
         )
 
 
-def _check_limits(weights: Weights, manifest: Manifest, limits: ArtifactLimits) -> None:
-    if isinstance(weights, LoraWeights):
-        if weights.rank > limits.max_lora_rank:
-            raise AdapterRefusedError(
-                f"{CONFIG_FILE}: rank {weights.rank} is above this server's "
-                f"max_lora_rank {limits.max_lora_rank}"
-            )
-        stated, found, what = manifest.rank, weights.rank, "rank"
-    else:
-        stated, found, what = (
-            manifest.num_virtual_tokens,
-            weights.num_virtual_tokens,
-            "num_virtual_tokens",
+def _check_limits(weights: AdapterWeights, manifest: Manifest, limits: ArtifactLimits) -> None:
+    if weights.rank > limits.max_lora_rank:
+        raise AdapterRefusedError(
+            f"{CONFIG_FILE}: rank {weights.rank} is above this server's "
+            f"max_lora_rank {limits.max_lora_rank}"
         )
-    if stated and stated != found:
-        raise AdapterRefusedError(f"{MANIFEST_FILE}: {what} is {stated}, the tensors have {found}")
+    for what in ("rank", "num_virtual_tokens"):
+        stated, found = getattr(manifest, what), getattr(weights, what)
+        if stated and stated != found:
+            raise AdapterRefusedError(
+                f"{MANIFEST_FILE}: {what} is {stated}, the tensors have {found}"
+            )
 
 
 def _warnings(sealed: Manifest | None, base: BaseInfo, name: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from server.adapters.peft_format import (
     check_tensor,
     whole_number,
 )
+from server.adapters.weights import AdapterWeights, LinearChange, LowRank
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
@@ -72,28 +72,9 @@ _SAFE_PATTERN = re.compile(r"[\w.\-^$|\\\[\]*+]{1,200}")
 _MAX_REPETITIONS = 2
 
 
-@dataclass(frozen=True)
-class LoraModule:
-    """The update of one linear: `scaling * B @ A @ x`. A is [r, in], B is [out, r]."""
-
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
-
-
-@dataclass(frozen=True)
-class LoraWeights:
-    """A LoRA adapter: its updates by full module path."""
-
-    modules: Mapping[str, LoraModule]
-    rank: int
-    """The largest of its ranks."""
-    size_bytes: int
-
-
 def read_lora(
     config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], base: BaseInfo
-) -> LoraWeights:
+) -> AdapterWeights:
     """Reads PEFT's `adapter_config.json` and tensors.
 
     Raises AdapterRefusedError naming the key or tensor for anything that this server would not
@@ -111,7 +92,7 @@ def read_lora(
     _check_complete(config, pairs, base)
     ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
-    modules = {}
+    linears = {}
     for path, (a, b) in pairs.items():
         size = a.shape[0]
         wanted = _match(ranks, path, rank)
@@ -123,12 +104,8 @@ def read_lora(
         scaling = _match(alphas, path, alpha) / divisor
         check_fits(path + _SUFFIXES[0], a, base.dtype)
         check_fits(path + _SUFFIXES[1], b.double() * scaling, base.dtype)
-        modules[path] = LoraModule(a, b, scaling)
-    return LoraWeights(
-        modules,
-        rank=max(module.a.shape[0] for module in modules.values()),
-        size_bytes=sum(module.a.nbytes + module.b.nbytes for module in modules.values()),
-    )
+        linears[path] = LinearChange(LowRank(a, b, scaling))
+    return AdapterWeights(linears)
 
 
 def _pairs(

@@ -1,7 +1,6 @@
 """Soft prompts: prompt tuning (arXiv:2104.08691) in PEFT's format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from server.adapters.peft_format import (
     check_tensor,
     whole_number,
 )
+from server.adapters.weights import AdapterWeights
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
@@ -32,26 +32,9 @@ _OFF: dict[str, tuple[object, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class SoftPrompt:
-    """Virtual tokens: `embeddings` [n, hidden] enter in front of the prompt's."""
-
-    embeddings: torch.Tensor
-
-    @property
-    def num_virtual_tokens(self) -> int:
-        """Positions they take."""
-        return self.embeddings.shape[0]
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory they take."""
-        return self.embeddings.nbytes
-
-
 def read_soft_prompt(
     config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], base: BaseInfo
-) -> SoftPrompt:
+) -> AdapterWeights:
     """Reads PEFT's `adapter_config.json` and tensors of prompt tuning.
 
     Raises AdapterRefusedError naming the key or tensor at fault.
@@ -81,4 +64,4 @@ def read_soft_prompt(
     embeddings = tensors[_TENSOR]
     check_tensor(_TENSOR, embeddings, (count, base.hidden_size))
     check_fits(_TENSOR, embeddings, base.dtype)
-    return SoftPrompt(embeddings)
+    return AdapterWeights(prompt=embeddings)

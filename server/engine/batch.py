@@ -181,4 +181,5 @@ def row_tables(chunks: Seq[Chunk], block_size: int) -> tuple[torch.Tensor, torch
 
 def _adapter_order(chunk: Chunk) -> int:
     placed = chunk.sequence.placed
-    return placed.serial if placed is not None and placed.groups else 0
+    plain = placed is None or not (placed.groups or placed.changes)
+    return 0 if placed is None or plain else placed.serial

@@ -1,6 +1,6 @@
 """Which requests the engine can run at all."""
 
-from server.adapters.lora import LoraWeights
+from server.adapters.weights import AdapterWeights
 from server.config import EngineConfig
 from server.errors import InvalidRequestError
 from server.types import BaseInfo, Request
@@ -24,7 +24,7 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
     if request.lease is not None:
         num_virtual = request.lease.num_virtual_tokens
         weights = request.lease.weights
-        if isinstance(weights, LoraWeights) and weights.rank > config.max_lora_rank:
+        if isinstance(weights, AdapterWeights) and weights.rank > config.max_lora_rank:
             raise InvalidRequestError(
                 "adapter", f"rank {weights.rank} exceeds max_lora_rank {config.max_lora_rank}"
             )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from server.engine.slots import PlacedAdapter
+from server.engine.placing import PlacedAdapter
 from server.kernels import (
     LoraGroup,
     LoraSegment,
@@ -48,8 +48,8 @@ class LoraStacker:
     ) -> LoraStep | None:
         """The adapters of a step, or None if there are none.
 
-        `short` names each of the first rows' adapter, rows of one adapter next to each other and
-        rows without LoRA first; `long` are runs of further rows.
+        `short` names each of the first rows' adapter, rows of one adapter next to each other;
+        `long` are runs of further rows.
         """
         adapters = [p if p is not None and p.groups else None for p in short]
         if self._native is not None:

@@ -3,10 +3,11 @@
 import torch
 
 from server.engine.batch import Batch, Layout, block_tables, row_tables
+from server.engine.change_stack import ChangeStacker
 from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.lora_stack import LoraStacker
+from server.engine.placing import PlacedAdapter
 from server.engine.sequence import Chunk
-from server.engine.slots import PlacedAdapter
 from server.kernels import AttentionStep, LongChunk, ShortRows
 from server.models.loader import LoadedBase
 
@@ -21,6 +22,7 @@ class Runner:
         # Deterministic sums: the long chunks' order of summation for all rows.
         self._native = None if layout.key_sizes else base.native
         self._stacker = LoraStacker(base.device, self._native, layout.row_multiple)
+        self._changes = ChangeStacker(base.device, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
     def run(self, batch: Batch) -> torch.Tensor:
@@ -28,13 +30,15 @@ class Runner:
         self._cache.flush()
         context = self._base.decoder.context
         context.attention = self._attention(batch)
-        context.lora = self._stacker.step(*_adapters(batch))
+        short, long = _adapters(batch)
+        context.lora = self._stacker.step(short, long)
+        context.changes = self._changes.step(short, long, len(batch.token_ids))
         try:
             logits = self._base.decoder.forward(
                 batch.token_ids, batch.positions, batch.logit_rows, batch.virtual
             )
         finally:
-            context.attention = context.lora = None
+            context.attention = context.lora = context.changes = None
         return logits[: batch.num_logit_rows]
 
     def _attention(self, batch: Batch) -> AttentionStep:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from server.engine.answer import Answer
     from server.engine.fairness import Share
-    from server.engine.slots import PlacedAdapter
+    from server.engine.placing import PlacedAdapter
 
 
 @dataclass(eq=False, slots=True)

@@ -3,37 +3,13 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from server.adapters.lora import LoraWeights
-from server.adapters.soft_prompt import SoftPrompt
-from server.kernels import LoraGroup, describe
+from server.adapters.weights import AdapterWeights
+from server.engine.placing import Key, PlacedAdapter, Placer
 from server.models.layers import LinearGroup
 from server.types import AdapterChange, AdapterEvent, AdapterObserver, Lease, Tier, unobserved
-
-Key = tuple[str, str]
-
-
-@dataclass(eq=False)
-class PlacedAdapter:
-    """An adapter in a slot. LoRA has `groups`, a soft prompt `embeddings` [n, hidden].
-
-    `serial` is from 1, another for each placing.
-    """
-
-    key: Key
-    serial: int
-    groups: dict[int, LoraGroup]
-    embeddings: torch.Tensor | None
-    updates: npt.NDArray[np.int64]
-    """`groups` as the native kernel reads them."""
-    rank: int = 0
-    """Largest LoRA rank."""
-    num_users: int = 0
 
 
 class AdapterSlots:
@@ -50,10 +26,8 @@ class AdapterSlots:
     ) -> None:
         """`on_placed` is told an adapter's name and the seconds its placing took, `on_change` who
         enters a slot, and who leaves one for another's sake."""
-        self._groups = tuple(groups)
+        self._placer = Placer(groups, dtype, device)
         self._num_slots = num_slots
-        self._dtype = dtype
-        self._device = device
         self._on_placed = on_placed
         self._on_change = on_change
         self._placed: OrderedDict[Key, PlacedAdapter] = OrderedDict()
@@ -124,34 +98,6 @@ class AdapterSlots:
         self._on_change(AdapterEvent(AdapterChange.TIER, *key, tier, time.time()))
 
     def _place(self, key: Key, weights: object) -> PlacedAdapter:
+        assert isinstance(weights, AdapterWeights)
         self._num_placed += 1
-        if isinstance(weights, SoftPrompt):
-            embeddings = weights.embeddings.to(self._device, self._dtype)
-            updates = describe({}, len(self._groups))
-            return PlacedAdapter(key, self._num_placed, {}, embeddings, updates)
-        assert isinstance(weights, LoraWeights)
-        groups = {}
-        for group in self._groups:
-            stacked = self._stack(group, weights)
-            if stacked is not None:
-                groups[group.index] = stacked
-        updates = describe(groups, len(self._groups))
-        return PlacedAdapter(key, self._num_placed, groups, None, updates, weights.rank)
-
-    def _stack(self, group: LinearGroup, weights: LoraWeights) -> LoraGroup | None:
-        pieces = []
-        parts: list[tuple[slice, slice, torch.Tensor]] = []
-        rows = 0
-        for name, columns in zip(group.names, group.columns, strict=True):
-            module = weights.modules.get(name)
-            if module is None:
-                continue
-            pieces.append(module.a.to(self._device, self._dtype))
-            b = (module.b.float() * module.scaling).t()
-            b = b.to(self._device, self._dtype).contiguous()
-            parts.append((columns, slice(rows, rows + len(b)), b))
-            rows += len(b)
-        if not pieces:
-            return None
-        a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
-        return LoraGroup(a, tuple(parts))
+        return self._placer.place(key, self._num_placed, weights)

@@ -9,6 +9,7 @@ D head size, R stacked LoRA rank.
 """
 
 from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
+from server.kernels.changes import Affine, Changes, ChangeStep, Detour
 from server.kernels.groups import LoraGroup
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
@@ -23,7 +24,11 @@ from server.kernels.native import (
 
 __all__ = [
     "MAX_LINEAR_ROWS",
+    "Affine",
     "AttentionStep",
+    "ChangeStep",
+    "Changes",
+    "Detour",
     "LongChunk",
     "LoraGroup",
     "LoraRows",

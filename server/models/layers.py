@@ -1,9 +1,9 @@
-"""Our linears: the base product plus the LoRA update of each row's own adapter."""
+"""Our linears: the base product with what each row's own adapter changes in it."""
 
 import torch
 from torch import nn
 
-from server.kernels import AttentionStep, LoraStep, apply_lora
+from server.kernels import AttentionStep, ChangeStep, LoraStep, apply_lora
 from server.models.weights import BaseWeight
 
 
@@ -14,6 +14,7 @@ class StepContext:
     def __init__(self) -> None:
         self.attention: AttentionStep | None = None
         self.lora: LoraStep | None = None
+        self.changes: ChangeStep | None = None
 
 
 class LinearGroup:
@@ -62,14 +63,20 @@ class LinearGroup:
         return self._compute(x)
 
     def _compute(self, x: torch.Tensor) -> torch.Tensor:
-        lora = self._context.lora
+        lora, changes = self._context.lora, self._context.changes
+        given = x
+        if changes is not None:
+            x = changes.scale_input(self.index, x)
         if lora is not None and lora.rows is not None and self.weight.takes_lora(x):
             out = self.weight(x, (lora.rows, self.index))
             lora = lora.without_rows
         else:
             out = self.weight(x)
+        rows = out.view(-1, out.shape[-1])
         if lora is not None:
-            apply_lora(lora, self.index, x.view(-1, x.shape[-1]), out.view(-1, out.shape[-1]))
+            apply_lora(lora, self.index, x.view(-1, x.shape[-1]), rows)
+        if changes is not None:
+            changes.apply(self.index, given.view(-1, x.shape[-1]), rows, self.weight)
         return out
 
 

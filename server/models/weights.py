@@ -11,6 +11,7 @@ from bitsandbytes.functional import (
     QuantState,
     dequantize_4bit,
     dequantize_blockwise,
+    int8_vectorwise_dequant,
     int8_vectorwise_quant,
 )
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
@@ -25,6 +26,10 @@ NF4_BLOCK = 64
 
 class BaseWeight(Protocol):
     """A frozen linear map with its bias."""
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """[sum of out_features]."""
 
     @property
     def out_features(self) -> tuple[int, ...]:
@@ -42,6 +47,9 @@ class BaseWeight(Protocol):
 
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
+
+    def dequantized(self) -> torch.Tensor:
+        """The dense weight [sum of out_features, in], a copy if it is quantized."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,10 @@ class DenseWeight:
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
         return self.native is not None and _few_rows(x)
+
+    def dequantized(self) -> torch.Tensor:
+        """The weight itself."""
+        return self.weight
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,7 @@ class HeldNf4Weight:
         self._packed = packed
         self._dense = packed.dequantized()
         self.out_features = packed.out_features
+        self.bias = packed.bias
 
     @property
     def resident_bytes(self) -> int:
@@ -130,6 +143,10 @@ class HeldNf4Weight:
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
         return self._packed.takes_lora(x)
+
+    def dequantized(self) -> torch.Tensor:
+        """The dense weight [out, in], not a copy."""
+        return self._dense
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,11 @@ class Int8Weight:
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Never."""
         return False
+
+    def dequantized(self) -> torch.Tensor:
+        """The dense weight [out, in] in float32."""
+        dense: torch.Tensor = int8_vectorwise_dequant(self.codes, self.scales)
+        return dense
 
     def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""

@@ -61,16 +61,17 @@ def _refusal(config: dict[str, Any], tensors: dict[str, Any], reader: Any = read
 def test_lora() -> None:
     tensors = _tensors()
     weights = read_lora(_config(), tensors, _BASE)
-    assert (weights.rank, len(weights.modules)) == (2, 4)
-    module = weights.modules["model.layers.0.self_attn.q_proj"]
-    assert module.scaling == 1.5
-    assert torch.equal(module.a, tensors[_Q0])
+    assert (weights.rank, len(weights.linears)) == (2, 4)
+    update = weights.linears["model.layers.0.self_attn.q_proj"].low_rank
+    assert update is not None
+    assert update.scaling == 1.5
+    assert torch.equal(update.a, tensors[_Q0])
     assert weights.size_bytes == sum(tensor.nbytes for tensor in tensors.values())
 
 
 def test_rank_stabilised() -> None:
     weights = read_lora(_config(use_rslora=True), _tensors(), _BASE)
-    assert all(m.scaling == 3 / math.sqrt(2) for m in weights.modules.values())
+    assert all(c.low_rank.scaling == 3 / math.sqrt(2) for c in weights.linears.values())
 
 
 def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
@@ -97,10 +98,10 @@ def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
     }
     weights = read_lora(_config(**patterns), tensors, _BASE)
     assert weights.rank == 4
-    for path, module in weights.modules.items():
+    for path, change in weights.linears.items():
         theirs = adapted.get_submodule(path)
-        assert module.scaling == theirs.scaling["default"]
-        assert module.a.shape[0] == theirs.r["default"]
+        assert change.low_rank.scaling == theirs.scaling["default"]
+        assert change.low_rank.a.shape[0] == theirs.r["default"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_soft_prompt() -> None:
     embeddings = torch.randn(3, 6)
     prompt = read_soft_prompt(_prompt_config(), {"prompt_embeddings": embeddings}, _BASE)
     assert (prompt.num_virtual_tokens, prompt.size_bytes) == (3, 72)
-    assert torch.equal(prompt.embeddings, embeddings)
+    assert torch.equal(prompt.prompt, embeddings)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import safetensors.torch
 
-from server.adapters.lora import read_lora
-from server.adapters.soft_prompt import read_soft_prompt
+from server.adapters.artifact import READERS
+from server.adapters.weights import AdapterWeights, LinearChange
 from server.config import EngineConfig
 from server.engine.core import EngineCore
 from server.models.loader import LoadedBase
@@ -80,8 +80,20 @@ def read_adapter(directory: Path, base: BaseInfo) -> Any:
     """The weights of an artifact."""
     config = read_json_object(directory / "adapter_config.json")
     tensors = safetensors.torch.load_file(directory / "adapter_model.safetensors")
-    reader = {"LORA": read_lora, "PROMPT_TUNING": read_soft_prompt}[config["peft_type"]]
-    return reader(config, tensors, base)
+    return READERS[config["peft_type"].lower()](config, tensors, base)
+
+
+def overflowing(weights: AdapterWeights) -> AdapterWeights:
+    """A LoRA adapter's weights, each finite, so large that activations are not."""
+    return AdapterWeights(
+        {
+            path: LinearChange(
+                replace(change.low_rank, a=change.low_rank.a * 1e37, b=change.low_rank.b * 1e37)
+            )
+            for path, change in weights.linears.items()
+            if change.low_rank is not None
+        }
+    )
 
 
 class Inbox:

@@ -11,7 +11,7 @@ from server.errors import (
 )
 from server.models.loader import LoadedBase
 from server.types import Finished, FinishReason, Tier
-from tests.server.engine.harness import Driver, HeldAdapter
+from tests.server.engine.harness import Driver, HeldAdapter, overflowing
 
 
 def test_overflowing_adapter_harms_only_itself(
@@ -34,12 +34,7 @@ def test_overflowing_adapter_harms_only_itself(
             assert "overflow" in str(failing.error)
         return [inbox.finished.token_ids for inbox in inboxes]
 
-    weights = held["late"].weights
-    modules = {
-        path: replace(module, a=module.a * 1e37, b=module.b * 1e37)
-        for path, module in held["wide"].weights.modules.items()
-    }
-    hostile = HeldAdapter("hostile", replace(weights, modules=modules))
+    hostile = HeldAdapter("hostile", overflowing(held["wide"].weights))
     expected = run(alone, None)
     assert run(Driver(loaded, block_size=4, num_blocks=40), hostile) == expected
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from server.adapters.weights import AdapterWeights
 from server.errors import AdapterRefusedError
 from server.models.decoder import Decoder
 from server.models.loader import LoadedBase
@@ -122,7 +123,7 @@ def test_nobody_meets_anothers_states(loaded: LoadedBase, held: dict[str, HeldAd
     driver = Driver(loaded, block_size=4)
     soft = held["prompt"].weights
     # As the tokens of the base's prompt, so that nothing but the adapter tells them apart.
-    other_soft = replace(soft, embeddings=soft.embeddings * 2)
+    other_soft = AdapterWeights(prompt=soft.prompt * 2)
     leases = [
         None,
         held["wide"],
@@ -157,7 +158,7 @@ def test_an_unloaded_version_is_forgotten(loaded: LoadedBase, held: dict[str, He
     driver.core.check_integrity()
     driver.run()
     assert running.finished
-    changed = replace(held["prompt"].weights, embeddings=held["prompt"].weights.embeddings + 1)
+    changed = replace(held["prompt"].weights, prompt=held["prompt"].weights.prompt + 1)
     _, rows = _run(driver, _PROMPT, HeldAdapter("prompt", changed), max_tokens=1)
     assert rows == _VIRTUAL + 100
     _, rows = _run(driver, _PROMPT, max_tokens=1)
@@ -258,7 +259,7 @@ def test_overflowing_states_stay_with_their_adapter(
 ) -> None:
     """Kept for their own adapter, which fails again; a clean block for whoever comes next."""
     soft = held["prompt"].weights
-    hostile = HeldAdapter("hostile", replace(soft, embeddings=soft.embeddings * float("inf")))
+    hostile = HeldAdapter("hostile", replace(soft, prompt=soft.prompt * float("inf")))
     driver = Driver(loaded, block_size=4, num_blocks=30)
     expected, _ = _run(Driver(loaded), _PROMPT[:50], held["wide"], max_tokens=9)
     for _ in range(3):

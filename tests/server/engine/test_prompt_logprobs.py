@@ -1,7 +1,6 @@
 """Log-probabilities of prompt tokens: those of a full pass, however the prompt is computed."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from server.models.loader import LoadedBase
 from server.types import TokenLogprob
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
-from tests.server.engine.harness import Driver, HeldAdapter, Inbox
+from tests.server.engine.harness import Driver, HeldAdapter, Inbox, overflowing
 
 _PROMPT = tuple(random.Random(0).choices(range(1, 320), k=37))
 
@@ -115,11 +114,7 @@ def test_cancelled_within_its_prompt(loaded: LoadedBase) -> None:
 
 
 def test_overflow_harms_nobody(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
-    modules = {
-        path: replace(module, a=module.a * 1e37, b=module.b * 1e37)
-        for path, module in held["wide"].weights.modules.items()
-    }
-    hostile = HeldAdapter("hostile", replace(held["wide"].weights, modules=modules))
+    hostile = HeldAdapter("hostile", overflowing(held["wide"].weights))
     driver = Driver(loaded, max_step_tokens=30)
     beside = driver.add(_PROMPT, num_prompt_logprobs=0)
     failed = driver.add(_PROMPT, hostile, num_prompt_logprobs=0)

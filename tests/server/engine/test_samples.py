@@ -10,7 +10,7 @@ from server.engine.sampler import sample_seed
 from server.errors import AdapterRefusedError, DeadlineError, RequestCancelledError
 from server.models.loader import LoadedBase
 from server.types import Failed, FinishReason
-from tests.server.engine.harness import Driver, HeldAdapter, Inbox
+from tests.server.engine.harness import Driver, HeldAdapter, Inbox, overflowing
 
 _PROMPT = tuple(range(40, 63))
 _OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 1.1, "seed": 5}
@@ -176,11 +176,7 @@ def test_samples_past_their_deadline(loaded: LoadedBase) -> None:
 
 
 def test_samples_that_overflow_fail_once(loaded: LoadedBase, held: dict[str, HeldAdapter]) -> None:
-    modules = {
-        path: replace(module, a=module.a * 1e37, b=module.b * 1e37)
-        for path, module in held["wide"].weights.modules.items()
-    }
-    hostile = HeldAdapter("hostile", replace(held["wide"].weights, modules=modules))
+    hostile = HeldAdapter("hostile", overflowing(held["wide"].weights))
     driver = Driver(loaded)
     beside = driver.add(_PROMPT, num_samples=3, **_OPTIONS)
     failed = driver.add(_PROMPT, hostile, num_samples=3, **_OPTIONS)

@@ -1,7 +1,5 @@
 """Score: log-likelihood of continuations, the context computed once."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from server.errors import AdapterRefusedError
 from server.models.loader import LoadedBase
 from tests.server.engine import oracle
 from tests.server.engine.conftest import Tiny
-from tests.server.engine.harness import Driver, HeldAdapter
+from tests.server.engine.harness import Driver, HeldAdapter, overflowing
 
 _CONTEXT = tuple(range(40, 75))
 _CONTINUATIONS = ((5,), (6, 7, 8), tuple(range(100, 120)), (5,), ())
@@ -125,11 +123,7 @@ def test_a_failing_fork_leaves_nothing_behind(
 def test_a_score_that_overflows_harms_nobody(
     loaded: LoadedBase, held: dict[str, HeldAdapter]
 ) -> None:
-    modules = {
-        path: replace(module, a=module.a * 1e37, b=module.b * 1e37)
-        for path, module in held["wide"].weights.modules.items()
-    }
-    hostile = HeldAdapter("hostile", replace(held["wide"].weights, modules=modules))
+    hostile = HeldAdapter("hostile", overflowing(held["wide"].weights))
     driver = Driver(loaded)
     beside = driver.add(_CONTEXT, max_tokens=5)
     failed = driver.add((7,), hostile, continuations=((1,), (2, 3), (4,)))

@@ -5,11 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from server.adapters.lora import LoraWeights
+from server.adapters.weights import AdapterWeights, LinearChange
 from server.types import Constraint, Delta, Event, Request
-from tests.server.engine.harness import Driver, HeldAdapter, Inbox
+from tests.server.engine.harness import Driver, HeldAdapter, Inbox, overflowing
 
 MAX_TOKENS = 16
 MAX_PROMPT = 100
@@ -73,16 +71,15 @@ def versions(weights: dict[str, Any]) -> Weights:
     found: Weights = {}
     for name, old in weights.items():
         found[name, "v1"] = old
-        if isinstance(old, LoraWeights):
-            modules = {k: replace(m, scaling=-m.scaling) for k, m in old.modules.items()}
-            found[name, "v2"] = replace(old, modules=modules)
+        if old.prompt is None:
+            negated = {
+                path: LinearChange(replace(change.low_rank, scaling=-change.low_rank.scaling))
+                for path, change in old.linears.items()
+            }
+            found[name, "v2"] = AdapterWeights(negated)
         else:
-            found[name, "v2"] = replace(old, embeddings=old.embeddings.flip(0))
-    modules = {
-        k: replace(m, a=torch.full_like(m.a, 1e25), b=torch.full_like(m.b, 1e25))
-        for k, m in weights["narrow"].modules.items()
-    }
-    found[OVERFLOWING, "v1"] = replace(weights["narrow"], modules=modules)
+            found[name, "v2"] = AdapterWeights(prompt=old.prompt.flip(0))
+    found[OVERFLOWING, "v1"] = overflowing(weights["narrow"])
     return found
 
 

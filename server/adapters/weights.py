@@ -1,0 +1,90 @@
+"""What an adapter changes in the base: the one form that every method's reader makes.
+
+Tensors are in host memory, in the types of the artifact. Paths are full module paths as in the
+checkpoint, such as `model.layers.0.self_attn.q_proj`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The update `scaling * B A x` of a linear map (LoRA, arXiv:2106.09685). A is [r, in], B is
+    [out, r]."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Another weight [out, in] with its bias [out] in place of the base's."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearChange:
+    """What an adapter makes of the linear `W x + b`:
+
+    `scale * (W (input_scale * x) + scaling * B A x) + b + shift`, where `scale` is `output_scale`,
+    or for DoRA (arXiv:2402.09353) `magnitude / ||W + scaling * B A||` by output.
+    """
+
+    low_rank: LowRank | None = None
+    input_scale: torch.Tensor | None = None
+    """[in]."""
+    output_scale: torch.Tensor | None = None
+    """[out]; scales the base's bias too. Not beside `magnitude`."""
+    magnitude: torch.Tensor | None = None
+    """[out]; leaves the base's bias alone."""
+    shift: torch.Tensor | None = None
+    """[out]."""
+    bias: torch.Tensor | None = None
+    """[out]; stands in for the base's bias."""
+    replacement: Replacement | None = None
+    """Stands in for W and b; alone."""
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """An adapter, read and checked against the base."""
+
+    linears: Mapping[str, LinearChange] = field(default_factory=dict)
+    """By module path."""
+    prompt: torch.Tensor | None = None
+    """Embeddings [n, hidden] of virtual tokens, which enter in front of the prompt's."""
+
+    @cached_property
+    def rank(self) -> int:
+        """The largest rank of its low-rank updates; 0 without any."""
+        ranks = (len(c.low_rank.a) for c in self.linears.values() if c.low_rank is not None)
+        return max(ranks, default=0)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions of the context that the adapter itself takes."""
+        return 0 if self.prompt is None else len(self.prompt)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Memory its tensors take."""
+        return sum(tensor.nbytes for tensor in _tensors(self))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from _tensors(getattr(value, part.name))

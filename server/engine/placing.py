@@ -1,0 +1,158 @@
+"""From an adapter's tensors in host memory to the form that steps run on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.adapters.weights import AdapterWeights, LinearChange, LowRank
+from server.kernels import Affine, Changes, Detour, LoraGroup, describe
+from server.models.layers import LinearGroup
+
+Key = tuple[str, str]
+"""(name, version) of an adapter."""
+
+
+@dataclass(eq=False)
+class PlacedAdapter:
+    """An adapter in a slot: `groups` hold its low-rank updates, `changes` what else it changes,
+    `embeddings` [n, hidden] its virtual tokens.
+
+    `serial` is from 1, another for each placing.
+    """
+
+    key: Key
+    serial: int
+    groups: dict[int, LoraGroup]
+    changes: Changes | None
+    embeddings: torch.Tensor | None
+    updates: npt.NDArray[np.int64]
+    """`groups` as the native kernel reads them."""
+    rank: int = 0
+    """Largest LoRA rank."""
+    num_users: int = 0
+
+
+class Placer:
+    """Makes the device form of adapters. Stateless; safe from any thread."""
+
+    def __init__(
+        self, groups: Sequence[LinearGroup], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._groups = tuple(groups)
+        self._dtype = dtype
+        self._device = device
+
+    def place(self, key: Key, serial: int, weights: AdapterWeights) -> PlacedAdapter:
+        """The device form of `weights`, which were checked against the base."""
+        lora: dict[int, LoraGroup] = {}
+        affine: dict[int, Affine] = {}
+        detours: dict[int, tuple[Detour, ...]] = {}
+        for group in self._groups:
+            members = [
+                (columns, weights.linears[name])
+                for name, columns in zip(group.names, group.columns, strict=True)
+                if name in weights.linears
+            ]
+            low_rank = [(columns, c.low_rank) for columns, c in members if c.low_rank is not None]
+            if low_rank:
+                lora[group.index] = self._low_rank(low_rank)
+            if any(_is_more_than_low_rank(change) for _, change in members):
+                scales, shifts = self._scales(group, members)
+                common = self._common_input_scale(group, members)
+                if scales is not None or shifts is not None or common is not None:
+                    affine[group.index] = Affine(common, scales, shifts)
+                own = self._detours(members, skip_inputs=common is not None)
+                if own:
+                    detours[group.index] = own
+        prompt = weights.prompt
+        return PlacedAdapter(
+            key,
+            serial,
+            lora,
+            Changes(affine, detours) if affine or detours else None,
+            None if prompt is None else self._to_device(prompt),
+            describe(lora, len(self._groups)),
+            weights.rank,
+        )
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, self._dtype)
+
+    def _low_rank(self, members: Sequence[tuple[slice, LowRank]]) -> LoraGroup:
+        pieces = []
+        parts: list[tuple[slice, slice, torch.Tensor]] = []
+        rows = 0
+        for columns, update in members:
+            pieces.append(self._to_device(update.a))
+            b = self._to_device((update.b.float() * update.scaling).t()).contiguous()
+            parts.append((columns, slice(rows, rows + len(b)), b))
+            rows += len(b)
+        a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
+        return LoraGroup(a, tuple(parts))
+
+    def _scales(
+        self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """(scale, shift) of the group's outputs in the base's type; None where nothing changes."""
+        size = group.columns[-1].stop
+        scale = torch.ones(size, device=self._device)
+        shift = torch.zeros(size, device=self._device)
+        bias = group.weight.bias
+        for columns, change in members:
+            own = torch.zeros(()) if bias is None else bias[columns].float()
+            if change.bias is not None:
+                shift[columns] = change.bias.to(self._device).float() - own
+            if change.magnitude is not None:
+                scale[columns] = self._dora_scale(group, columns, change)
+                # The base's bias is outside of what the magnitude scales.
+                shift[columns] += (1 - scale[columns]) * own
+            if change.output_scale is not None:
+                scale[columns] = change.output_scale.to(self._device).float()
+            if change.shift is not None:
+                shift[columns] += change.shift.to(self._device).float()
+        scaled, shifted = bool((scale != 1).any()), bool((shift != 0).any())
+        return (
+            scale.to(self._dtype) if scaled else None,
+            shift.to(self._dtype) if shifted else None,
+        )
+
+    def _dora_scale(self, group: LinearGroup, columns: slice, change: LinearChange) -> torch.Tensor:
+        update = change.low_rank
+        assert update is not None
+        assert change.magnitude is not None
+        weight = group.weight.dequantized()[columns].float()
+        a, b = update.a.to(self._device).float(), update.b.to(self._device).float()
+        changed = torch.addmm(weight, b, a, alpha=update.scaling)
+        norm: torch.Tensor = torch.linalg.vector_norm(changed, dim=1)
+        return change.magnitude.to(self._device).float() / norm
+
+    def _common_input_scale(
+        self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
+    ) -> torch.Tensor | None:
+        """The factor of the whole group's input, where all its linears have the same one."""
+        scales = [change.input_scale for _, change in members]
+        first = scales[0]
+        if first is None or len(members) < len(group.names):
+            return None
+        same = all(scale is not None and torch.equal(scale, first) for scale in scales)
+        return self._to_device(first) if same else None
+
+    def _detours(
+        self, members: Sequence[tuple[slice, LinearChange]], *, skip_inputs: bool
+    ) -> tuple[Detour, ...]:
+        found = []
+        for columns, change in members:
+            if change.replacement is not None:
+                weight, bias = change.replacement.weight, change.replacement.bias
+                own_bias = None if bias is None else self._to_device(bias)
+                found.append(Detour(columns, None, self._to_device(weight), own_bias))
+            elif change.input_scale is not None and not skip_inputs:
+                found.append(Detour(columns, self._to_device(change.input_scale)))
+        return tuple(found)
+
+
+def _is_more_than_low_rank(change: LinearChange) -> bool:
+    return any(getattr(change, f.name) is not None for f in fields(change) if f.name != "low_rank")
