@@ -18,7 +18,7 @@ from evalsuite.record import REPORT_FILE, SAMPLES_FILE, AnswerLog, write_text
 from evalsuite.report import Settings, build_report, sample_lines
 from evalsuite.results import TRIVIAL, evaluate
 from evalsuite.runner import RunConfig, run
-from evalsuite.stats import BootstrapConfig
+from evalsuite.stats import BootstrapConfig, TestConfig
 from evalsuite.table import print_report
 from evalsuite.task import Task, built_in_tasks, load_tasks, read_spec
 from evalsuite.types import Row, RowKind
@@ -150,7 +150,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _evaluate(arguments: argparse.Namespace, tasks: Sequence[Task]) -> dict[str, Any]:
-    settings = Settings(arguments.seed, arguments.limit, BootstrapConfig(seed=arguments.seed))
+    settings = Settings(
+        arguments.seed, arguments.limit, TestConfig(BootstrapConfig(seed=arguments.seed))
+    )
     async with ClientGenerator(arguments.server) as generator:
         model = await generator.model()
         shots = arguments.shots or ((0, 3) if all(task.spec.train for task in tasks) else (0,))

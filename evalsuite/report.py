@@ -12,10 +12,18 @@ from typing import Any
 
 from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
-from evalsuite.stats import BootstrapConfig, gain, value_interval
+from evalsuite.stats import (
+    Comparison,
+    Correction,
+    TestConfig,
+    adjusted_by_key,
+    compare,
+    standard_error,
+    value_interval,
+)
 from evalsuite.types import Mode, RowKind
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,13 +32,30 @@ class Settings:
 
     seed: int
     limit: int | None
-    bootstrap: BootstrapConfig
+    tests: TestConfig
+    correction: Correction = Correction.BH
+    """Of the gains' p-values, over the whole report."""
+
+
+GainKey = tuple[str, str, str]
+"""Task, row, metric."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A row against a baseline, with its p-value corrected over the report."""
+
+    over: str
+    """Label of the baseline."""
+    comparison: Comparison
+    p_adjusted: float
 
 
 def build_report(
     results: Sequence[TaskResult], model: Mapping[str, Any], settings: Settings
 ) -> dict[str, Any]:
     """The report as JSON values. `model` is GetModelInfo's answer."""
+    gains = find_gains(results, settings)
     return {
         "format": REPORT_FORMAT,
         "server": dict(model),
@@ -39,13 +64,41 @@ def build_report(
             result.task.name: {
                 **_describe(result),
                 "rows": {
-                    label: _row(result, cell, model, settings)
+                    label: _row(result, cell, model, settings, gains)
                     for label, cell in result.cells.items()
                 },
             }
             for result in results
         },
     }
+
+
+def find_gains(results: Sequence[TaskResult], settings: Settings) -> dict[GainKey, Gain]:
+    """Every adapter's gain over the best baseline of its task.
+
+    Gains in primary metrics are corrected together, and those in the others together: metrics
+    reported beside the primary one cost it nothing.
+    """
+    found: dict[GainKey, tuple[str, Comparison]] = {}
+    for result in results:
+        for label, cell in result.cells.items():
+            if cell.row.kind is not RowKind.ADAPTER:
+                continue
+            for name, scores in cell.scores.items():
+                baseline = result.best_baseline(name)
+                if baseline is not None:
+                    comparison = compare(scores, baseline.scores[name], settings.tests)
+                    found[result.task.name, label, name] = (baseline.row.label, comparison)
+    primary = {result.task.name: result.task.metrics[0].name for result in results}
+    corrected: dict[GainKey, float] = {}
+    for is_primary in (True, False):
+        family = {
+            key: comparison.p
+            for key, (_, comparison) in found.items()
+            if (primary[key[0]] == key[2]) is is_primary
+        }
+        corrected |= adjusted_by_key(family, settings.correction)
+    return {key: Gain(*value, corrected[key]) for key, value in found.items()}
 
 
 def _describe(result: TaskResult) -> dict[str, Any]:
@@ -65,7 +118,11 @@ def _describe(result: TaskResult) -> dict[str, Any]:
 
 
 def _row(
-    result: TaskResult, cell: Cell, model: Mapping[str, Any], settings: Settings
+    result: TaskResult,
+    cell: Cell,
+    model: Mapping[str, Any],
+    settings: Settings,
+    gains: Mapping[GainKey, Gain],
 ) -> dict[str, Any]:
     answers = [outcome.answer for outcome in cell.outcomes if outcome.answer is not None]
     asked = cell.row.kind is not RowKind.TRIVIAL
@@ -79,7 +136,11 @@ def _row(
         "mean_prompt_tokens": fmean(a.num_prompt_tokens for a in answers) if asked else 0.0,
         "mean_completion_tokens": fmean(a.num_completion_tokens for a in answers) if asked else 0.0,
         "metrics": {name: _number(result, cell, name, model, settings) for name in cell.scores},
-        "gains": _gains(result, cell, settings),
+        "gains": {
+            metric: {"over": gain.over, **comparison_fields(gain.comparison, gain.p_adjusted)}
+            for (task, row, metric), gain in gains.items()
+            if (task, row) == (result.task.name, cell.row.label)
+        },
     }
 
 
@@ -87,36 +148,33 @@ def _number(
     result: TaskResult, cell: Cell, name: str, model: Mapping[str, Any], settings: Settings
 ) -> dict[str, Any]:
     scores = cell.scores[name]
-    interval = value_interval(scores, settings.bootstrap)
+    interval = value_interval(scores, settings.tests.bootstrap)
     return {
-        "value": _finite(scores.value),
-        "ci_low": _finite(interval.low),
-        "ci_high": _finite(interval.high),
+        "value": finite(scores.value),
+        "ci_low": finite(interval.low),
+        "ci_high": finite(interval.high),
         "ci_method": interval.method,
+        "standard_error": finite(standard_error(scores)),
         "maximum": scores.metric.maximum,
         "signature": signature(result, cell, scores.metric.signature, model, settings),
     }
 
 
-def _gains(result: TaskResult, cell: Cell, settings: Settings) -> dict[str, Any]:
-    """By metric: an adapter's gain over the best baseline."""
-    if cell.row.kind is not RowKind.ADAPTER:
-        return {}
-    gains = {}
-    for name, scores in cell.scores.items():
-        baseline = result.best_baseline(name)
-        if baseline is None:
-            continue
-        found = gain(scores, baseline.scores[name], settings.bootstrap)
-        gains[name] = {
-            "over": baseline.row.label,
-            "diff": _finite(found.diff),
-            "ci_low": _finite(found.ci_low),
-            "ci_high": _finite(found.ci_high),
-            "ci_method": found.method,
-            "num_pairs": found.num_pairs,
-        }
-    return gains
+def comparison_fields(comparison: Comparison, p_adjusted: float) -> dict[str, Any]:
+    """A comparison as JSON values; None stands for what cannot be said."""
+    return {
+        "diff": finite(comparison.diff),
+        "ci_low": finite(comparison.ci_low),
+        "ci_high": finite(comparison.ci_high),
+        "ci_method": comparison.method,
+        "num_pairs": comparison.num_pairs,
+        "num_groups": comparison.num_groups,
+        "standard_error": finite(comparison.error),
+        "p": finite(comparison.p),
+        "p_adjusted": finite(p_adjusted),
+        "test": comparison.test,
+        "mde": finite(comparison.mde),
+    }
 
 
 def signature(
@@ -177,5 +235,6 @@ def _sample_record(result: TaskResult, cell: Cell, index: int) -> dict[str, Any]
     return record
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value; None for NaN and infinities, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -20,7 +20,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def _matrix(report: Report) -> Table:
     tasks = report["tasks"]
-    confidence = report["settings"]["bootstrap"]["confidence"]
+    confidence = report["settings"]["tests"]["bootstrap"]["confidence"]
     table = Table(
         title="What each adapter gained",
         caption=f"Below a value: gain over the best baseline, with its paired {confidence:.0%} "

@@ -10,10 +10,11 @@ import sacrebleu
 import scipy.stats
 
 from evalsuite.metrics import MetricOptions, build_metrics, score
-from evalsuite.stats import BootstrapConfig, Gain, gain, value_interval
+from evalsuite.stats import BootstrapConfig, TestConfig, compare, value_interval
 from evalsuite.types import Answer, Floats, Mode, Sample, Scores
 
 CONFIG = BootstrapConfig(num_resamples=300, seed=7)
+TESTS = TestConfig(CONFIG, num_permutations=200)
 MEAN = build_metrics(["exact_match"], Mode.GENERATE, MetricOptions(), [Sample("1", "x", ("y",))])[0]
 
 
@@ -34,14 +35,10 @@ def test_gain_of_means_is_scipys_paired_bootstrap() -> None:
         method="BCa",
         rng=np.random.default_rng(7),
     ).confidence_interval
-    found = gain(means(ours), means(theirs), CONFIG)
-    assert found == Gain(
-        pytest.approx(ours.mean() - theirs.mean()),
-        pytest.approx(expected.low),
-        pytest.approx(expected.high),
-        "bca",
-        50,
-    )
+    found = compare(means(ours), means(theirs), TESTS)
+    assert found.diff == pytest.approx(ours.mean() - theirs.mean(), abs=1e-9)
+    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(expected), abs=1e-9)
+    assert (found.method, found.num_pairs, found.num_groups) == ("bca", 50, 50)
 
 
 def test_gain_in_corpus_bleu_is_recomputed_from_texts() -> None:
@@ -68,10 +65,10 @@ def test_gain_in_corpus_bleu_is_recomputed_from_texts() -> None:
         method="BCa",
         rng=np.random.default_rng(7),
     ).confidence_interval
-    found = gain(
+    found = compare(
         score(bleu, samples, [Answer(text=text) for text in ours]),
         score(bleu, samples, [Answer(text=text) for text in theirs]),
-        BootstrapConfig(num_resamples=100, seed=7),
+        TestConfig(BootstrapConfig(num_resamples=100, seed=7), num_permutations=10),
     )
     assert found.diff == pytest.approx(difference(np.arange(25)), abs=1e-9)
     assert (found.ci_low, found.ci_high) == pytest.approx(tuple(expected), abs=1e-9)
@@ -81,8 +78,9 @@ def test_gain_in_corpus_bleu_is_recomputed_from_texts() -> None:
 def test_batches_of_resamples_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).random(40)
     whole = value_interval(means(values), CONFIG)
-    monkeypatch.setattr("evalsuite.stats._BATCH_VALUES", 40 * 2 * 7)
-    assert value_interval(means(values), CONFIG) == whole
+    monkeypatch.setattr("evalsuite.stats.bootstrap._BATCH_VALUES", 40 * 7)
+    batched = value_interval(means(values), CONFIG)
+    assert (batched.low, batched.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
@@ -94,9 +92,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         theirs = (rng.random(60) < difficulty).astype(float)
         # E[clip(u + 0.1, 0, 1)] - E[u] for uniform u.
         truth = 0.1 - 0.1**2 / 2
-        found = gain(means(ours), means(theirs), CONFIG)
+        found = compare(means(ours), means(theirs), TESTS)
         hits += found.ci_low <= truth <= found.ci_high
-        same = gain(means(theirs), means((rng.random(60) < difficulty).astype(float)), CONFIG)
+        same = compare(means(theirs), means((rng.random(60) < difficulty).astype(float)), TESTS)
         excluding_zero += not same.ci_low <= 0 <= same.ci_high
     # 0.95 with a standard error of 0.0126; the bootstrap is a little narrow at 60 samples.
     assert 0.90 <= hits / num_trials <= 0.985
@@ -107,8 +105,8 @@ def test_pairing_narrows_the_interval() -> None:
     rng = np.random.default_rng(4)
     difficulty = rng.random(100)
     ours, theirs = difficulty + 0.05 * rng.random(100), difficulty
-    paired = gain(means(ours), means(theirs), CONFIG)
-    shuffled = gain(means(ours), means(rng.permutation(theirs)), CONFIG)
+    paired = compare(means(ours), means(theirs), TESTS)
+    shuffled = compare(means(ours), means(rng.permutation(theirs)), TESTS)
     assert paired.ci_high - paired.ci_low < 0.2 * (shuffled.ci_high - shuffled.ci_low)
     assert paired.ci_low > 0
 
@@ -117,7 +115,7 @@ def test_only_samples_scored_on_both_sides_count() -> None:
     values = np.array([1.0, 0.0, 1.0, 1.0])
     ours = means(values, np.array([True, True, True, False]))
     theirs = means(1 - values, np.array([False, True, True, True]))
-    found = gain(ours, theirs, CONFIG)
+    found = compare(ours, theirs, TESTS)
     assert found.num_pairs == 2
     assert found.diff == pytest.approx(0.0)
 
@@ -127,16 +125,19 @@ def test_constant_difference(shift: float) -> None:
     values = np.array([0.25, 0.5, 0.25, 0.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = gain(means(values + shift), means(values), CONFIG)
-    assert found == Gain(shift, shift, shift, "percentile", 4)
+        found = compare(means(values + shift), means(values), TESTS)
+    assert (found.diff, found.ci_low, found.ci_high) == (shift, shift, shift)
+    assert (found.method, found.num_pairs) == ("percentile", 4)
+    # Four equal differences are no proof that a fifth would be equal.
+    assert found.error > 0.1
 
 
 def test_too_few_samples_have_no_interval() -> None:
-    one = gain(means(np.array([1.0])), means(np.array([0.0])), CONFIG)
+    one = compare(means(np.array([1.0])), means(np.array([0.0])), TESTS)
     assert (one.diff, one.method, one.num_pairs) == (1.0, "none", 1)
     assert math.isnan(one.ci_low)
     nobody = means(np.zeros(3), np.zeros(3, dtype=bool))
-    assert gain(nobody, means(np.ones(3)), CONFIG).num_pairs == 0
+    assert compare(nobody, means(np.ones(3)), TESTS).num_pairs == 0
 
 
 def test_seed_decides() -> None:
@@ -150,6 +151,6 @@ def test_incomparable_rows_are_refused() -> None:
     rouge = build_metrics(["rougeL"], Mode.GENERATE, MetricOptions(), [Sample("1", "x", ("y",))])[0]
     scores = means(np.ones(3))
     with pytest.raises(ValueError, match="same metric"):
-        gain(scores, Scores(rouge, scores.statistics, scores.scored), CONFIG)
+        compare(scores, Scores(rouge, scores.statistics, scores.scored), TESTS)
     with pytest.raises(ValueError, match="same samples"):
-        gain(scores, means(np.ones(4)), CONFIG)
+        compare(scores, means(np.ones(4)), TESTS)
