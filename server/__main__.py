@@ -21,7 +21,7 @@ examples:
       --store store --preload summarize,translate@stable
   python -m server --config server.yaml --set engine.block_size=32
 
-A configuration file holds the sections base, engine, adapters, listen and limits:
+A configuration file holds the sections base, engine, adapters, listen, limits and metrics:
   base: {directory: models/my-model, quantization: nf4}
   adapters: {store: store, preload: [summarize]}
   engine: {max_batch_size: 64}

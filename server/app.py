@@ -56,7 +56,7 @@ class App:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = resolve(config, detect_hardware())
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.config.metrics.max_adapter_labels)
         self.rpc = RpcServer(self.config.listen, self.metrics)
         self.metrics_server: MetricsServer | None = None
         self.engine: Engine | None = None
@@ -110,7 +110,9 @@ class App:
             "loaded %s: %s on %s, %s kernels, %d threads",
             info.name, info.weight_form, info.device, kernels, num_threads,
         )  # fmt: skip
-        self.engine = Engine(loaded, self.config.engine, self.metrics)
+        self.engine = Engine(
+            loaded, self.config.engine, self.metrics, on_change=self.metrics.adapter_changed
+        )
         self.engine.start()
         generation, adapters = self._services(loaded, self.engine)
         for reference in self.config.adapters.preload:
@@ -166,11 +168,12 @@ class App:
             self.metrics,
             on_freed=engine.evict,
         )
-        self.metrics.watch_engine(engine.stats)
-        self.metrics.watch_adapters(tiers.stats)
+        catalog = Catalog(tiers, lambda: engine.stats().slots, self.config.engine.num_adapter_slots)
+        self.metrics.watch_engine(engine.stats, self.config.engine.block_size)
+        self.metrics.watch_adapters(catalog.residency)
         admission = Admission(
             engine,
-            LeaseDesk(tiers, self._executor),
+            LeaseDesk(tiers, self._executor, self.metrics, engine.is_placed),
             EventBridge(asyncio.get_running_loop()),
             self.metrics,
         )
@@ -187,7 +190,6 @@ class App:
             limits=limits,
             metrics=self.metrics,
         )
-        catalog = Catalog(tiers, lambda: engine.stats().slots)
         return generation, AdapterServer(tiers, catalog, self._executor)
 
     async def _preload(self, tiers: AdapterTiers, reference: str) -> None:
@@ -266,7 +268,7 @@ def _bind(config: ListenConfig, metrics: Metrics) -> MetricsServer:
     except OSError as error:
         raise _cannot_listen(config.host, config.port, "port", error) from error
     try:
-        return MetricsServer(metrics, config.host, config.metrics_port)
+        return MetricsServer(metrics.registry, config.host, config.metrics_port)
     except OSError as error:
         raise _cannot_listen(config.host, config.metrics_port, "metrics-port", error) from error
 

@@ -176,6 +176,15 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
+class MetricsConfig:
+    """What Prometheus gets."""
+
+    max_adapter_labels: AtLeastOne = 100
+    """Adapters that have series of their own, those used most of late; the others are counted
+    together as `other`. Each takes about 50 series."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
 class ServerConfig:
     """Everything a server is told."""
 
@@ -184,6 +193,7 @@ class ServerConfig:
     adapters: AdaptersConfig = AdaptersConfig()
     listen: ListenConfig = ListenConfig()
     limits: LimitsConfig = LimitsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     ready_file: Path | None = None
     """Written once requests are taken: JSON with `address` and `metrics`, for scripts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -373,10 +373,39 @@ def unobserved(event: AdapterEvent) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidentAdapter:
+    """A version in host memory, for metrics."""
+
+    name: str
+    rank: int
+    """0 without low-rank updates."""
+    size_bytes: int
+    on_device: bool
+    """In a device slot, too."""
+    pinned: bool
+    last_used_at: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterStats:
-    """What adapters hold of host memory now, for metrics."""
+    """What adapters hold of host memory now."""
 
     num_host: int
     """Versions in host memory."""
     host_bytes: int
     num_leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Which adapters are where now, for metrics."""
+
+    residents: tuple[ResidentAdapter, ...] = ()
+    num_leases: int = 0
+    num_slots: int = 0
+    """Adapters that fit on the device."""
+    num_disk: int = 0
+    """Versions in the store."""
+    disk_bytes: int = 0
+    """Of their tensor files."""

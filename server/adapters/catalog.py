@@ -9,7 +9,7 @@ from server.adapters.lease import Resident
 from server.adapters.store import Reference
 from server.adapters.tiers import AdapterTiers
 from server.errors import AdapterNotFoundError
-from server.types import Tier
+from server.types import Residency, ResidentAdapter, Tier
 from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
 
 _MAX_EVALS = 100
@@ -48,11 +48,14 @@ class AdapterDetails:
 class Catalog:
     """Reads `tiers`, its store and the engine's slots. Every method reads the disk."""
 
-    def __init__(self, tiers: AdapterTiers, slots: Callable[[], Collection[str]]) -> None:
-        """`slots` gives `name@version` of the adapters in device slots."""
+    def __init__(
+        self, tiers: AdapterTiers, slots: Callable[[], Collection[str]], num_slots: int
+    ) -> None:
+        """`slots` gives `name@version` of the adapters in the `num_slots` device slots."""
         self._tiers = tiers
         self._store = tiers.store
         self._slots = slots
+        self._num_slots = num_slots
 
     def list(self, name_prefix: str = "") -> Iterator[AdapterStatus]:
         """Every version known, by name, newest first. Leaves out what is removed meanwhile."""
@@ -85,6 +88,25 @@ class Catalog:
             manifest = self._store.manifest(exact.name, exact.selector)
             manifest_json = manifest.to_json() if manifest else ""
         return AdapterDetails(status, manifest_json, _read_evals(directory / "evals"))
+
+    def residency(self) -> Residency:
+        """What the tiers hold now, for metrics. Reads no disk."""
+        slots, residents = frozenset(self._slots()), self._tiers.residents().values()
+        return Residency(
+            residents=tuple(
+                ResidentAdapter(
+                    name=resident.adapter.name,
+                    rank=resident.adapter.rank,
+                    size_bytes=resident.adapter.size_bytes,
+                    on_device=f"{resident.adapter.name}@{resident.adapter.version}" in slots,
+                    pinned=resident.pinned,
+                    last_used_at=resident.last_used_at,
+                )
+                for resident in residents
+            ),
+            num_leases=sum(resident.num_leases for resident in residents),
+            num_slots=self._num_slots,
+        )
 
     def _status(
         self, name: str, version: str, resident: Resident | None, slots: frozenset[str]

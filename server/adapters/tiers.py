@@ -205,7 +205,7 @@ class AdapterTiers:
         if source:
             roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
             directory, root = resolve_source(source, roots)
-            return self._load(directory, name, root)
+            return self._load(directory, name, root, "path")
         version = self.store.resolve(Reference(name))
         if version is None:
             raise self.not_found(Reference(name))
@@ -218,21 +218,21 @@ class AdapterTiers:
         if resident is not None:
             return resident.adapter
         directory = self.store.directory(*key)
-        adapter = self._load(directory, exact.name, None)
+        adapter = self._load(directory, exact.name, None, "store")
         if adapter.version != exact.selector:
             raise AdapterRefusedError(
                 f"adapter {str(exact)!r}: its files now hold another version, {adapter.version}"
             )
         return adapter
 
-    def _load(self, directory: Path, name: str, root: Path | None) -> AdapterVersion:
+    def _load(self, directory: Path, name: str, root: Path | None, source: str) -> AdapterVersion:
         started = time.monotonic()
         try:
             adapter = load_artifact(directory, self._base, self._limits.artifact, name, root)
         except Exception:
-            self._metrics.adapter_load_failed()
+            self._metrics.adapter_load_failed(source)
             raise
-        self._metrics.adapter_loaded(name, time.monotonic() - started)
+        self._metrics.adapter_loaded(source, time.monotonic() - started)
         return adapter
 
     def _install(
@@ -299,6 +299,8 @@ class AdapterTiers:
                 f"adapter {adapter.name!r} needs {adapter.size_bytes} bytes; of the "
                 f"{self._max_host_bytes} for adapters, {excess} too few are free or idle"
             )
+        for _ in chosen:
+            self._metrics.adapter_evicted(Tier.HOST)
         return [freed for key in chosen for freed in self._retire(key)]
 
     def _retire(self, key: Key) -> list[Key]:

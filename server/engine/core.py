@@ -191,6 +191,10 @@ class EngineCore:
             )
         )
 
+    def is_placed(self, name: str, version: str) -> bool:
+        """Whether an adapter is in a device slot. Safe from any thread."""
+        return (name, version) in self._slots.keys
+
     def stats(self) -> EngineStats:
         """What the engine is doing now."""
         return EngineStats(

@@ -95,6 +95,10 @@ class Engine:
             self._evicted.append((name, version))
             self._changed.notify()
 
+    def is_placed(self, name: str, version: str) -> bool:
+        """Whether an adapter is in a device slot."""
+        return self._core.is_placed(name, version)
+
     def stats(self) -> EngineStats:
         """What the engine is doing now."""
         return self._core.stats()

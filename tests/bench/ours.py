@@ -58,7 +58,11 @@ class Servers:
 
     def num_loads(self) -> int:
         """Adapters that the server of `lora1000` has read from disk."""
-        return int(self.processes["bf16_capped"].sample("understudy_adapter_load_seconds_count"))
+        return int(
+            self.processes["bf16_capped"].sample(
+                "understudy_adapter_load_seconds_count", tier="host"
+            )
+        )
 
     def variants(self) -> list[Variant]:
         """What is measured on them."""

@@ -121,7 +121,7 @@ def test_cancel_mid_stream_frees_the_slot(client: Client, server) -> None:
     def running() -> float:
         return server.sample("understudy_sequences_running")
 
-    before = server.sample("understudy_sequences_ended_total", outcome="cancelled")
+    before = server.sample("understudy_requests_ended_total", outcome="cancelled")
     stream = client.stream("the old bridge", adapter="pirate", stopping=LONG)
     deltas = 0
     for event in stream:
@@ -132,7 +132,7 @@ def test_cancel_mid_stream_frees_the_slot(client: Client, server) -> None:
     assert client.adapters.get("pirate").adapter.num_leases == 1
     stream.close()
     wait_for(lambda: running() == 0, "the cancelled request leaves the batch")
-    assert server.sample("understudy_sequences_ended_total", outcome="cancelled") == before + 1
+    assert server.sample("understudy_requests_ended_total", outcome="cancelled") == before + 1
     assert client.adapters.get("pirate").adapter.num_leases == 0
     assert client.generate("the old bridge", adapter="pirate", stopping=SHORT).text
 

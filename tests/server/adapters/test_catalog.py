@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 def catalog(root: Path) -> Catalog:
     limits = TierLimits(ArtifactLimits(1, 1, 1), ())
     tiers = AdapterTiers(_BASE, AdapterStore(root), limits, Metrics(), lambda *_: None)
-    return Catalog(tiers, lambda: ())
+    return Catalog(tiers, lambda: (), 1)
 
 
 def _names(statuses: Iterator[AdapterStatus]) -> list[tuple[str, str]]:

@@ -193,6 +193,30 @@ def test_aliases(server: Server, folders: tuple[Path, Path], artifacts: Artifact
     assert refused(server.adapters.SetAlias, missing).code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_metrics_tell_where_adapters_were(server: Server) -> None:
+    def hits() -> list[float]:
+        return [
+            server.sample("understudy_adapter_hits_total", tier=tier)
+            for tier in ("disk", "host", "device")
+        ]
+
+    server.adapters.PinAdapter(apb.PinAdapterRequest(adapter="polite", pinned=True))
+    assert server.sample("understudy_lora_adapter_loaded", adapter_name="polite", level="cpu") == 1
+    for adapter in ("pirate", "polite", "pirate", "polite", "pirate", ""):
+        server.generate(adapter=adapter)
+    assert hits() == [1, 1, 3]
+    loads = "understudy_adapter_load_seconds_count"
+    assert server.sample(loads, tier="host", source="store") == 2
+    assert server.sample(loads, tier="device", source="host") == 2
+    server.adapters.LoadAdapter(apb.LoadAdapterRequest(name="pirate", source="pirate-v2"))
+    assert server.sample(loads, tier="host", source="path") == 1
+    loaded = "understudy_lora_adapter_loaded"
+    assert server.sample(loaded, adapter_name="pirate", level="cpu", pinned="false", rank="4") == 1
+    assert server.sample(loaded, adapter_name="polite", level="gpu", pinned="true", rank="0") == 1
+    slots = server.app.config.engine.num_adapter_slots
+    assert server.sample("understudy_lora_requests_info", max_lora=str(slots)) > 0
+
+
 def test_memory_for_adapters_is_bounded(
     start_server: StartServer, folders: tuple[Path, Path]
 ) -> None:
@@ -200,7 +224,8 @@ def test_memory_for_adapters_is_bounded(
     server = start_server(adapters=config)
     for name in ("pirate", "polite", "pirate", "polite"):
         assert server.generate(adapter=name).text
-        assert server.sample("understudy_adapter_host_bytes") <= 14_000
+        assert server.sample("understudy_adapter_bytes", tier="host") <= 14_000
+    assert server.sample("understudy_adapter_evictions_total", tier="host") == 3
     server.adapters.PinAdapter(apb.PinAdapterRequest(adapter="pirate", pinned=True))
     error = refused(
         server.adapters.LoadAdapter, apb.LoadAdapterRequest(name="other", source="pirate-v2")

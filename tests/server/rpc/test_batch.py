@@ -85,4 +85,4 @@ def test_cancelling_the_stream_cancels_what_runs(start_server: StartServer) -> N
     while server.app.engine.stats().num_running and time.monotonic() < deadline:
         time.sleep(0.01)
     assert server.app.engine.stats().num_running == 0
-    assert server.sample("understudy_sequences_ended_total", outcome="cancelled") == 4
+    assert server.sample("understudy_requests_ended_total", outcome="cancelled") == 4

@@ -77,11 +77,11 @@ def test_cancelling_a_stream_frees_all_it_held(
     assert server.app.engine.stats().num_running == 1
     call.cancel()
     eventually(lambda: idle(server))
-    assert server.sample("understudy_sequences_ended_total", outcome="cancelled") == 1
+    assert server.sample("understudy_requests_ended_total", outcome="cancelled") == 1
     eventually(
         lambda: (
             server.sample(
-                "understudy_requests_total",
+                "understudy_calls_total",
                 method="GenerateStream",
                 adapter="pirate",
                 code="CANCELLED",
@@ -104,7 +104,7 @@ def test_deadline_ends_the_request_in_the_engine_too(shared: Server) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: idle(shared))
     labels = {"method": "Generate", "adapter": "pirate", "code": "DEADLINE_EXCEEDED"}
-    eventually(lambda: shared.sample("understudy_requests_total", **labels) == 1)
+    eventually(lambda: shared.sample("understudy_calls_total", **labels) == 1)
 
 
 def test_a_deadline_that_passes_in_the_queue_is_counted(start_server: StartServer) -> None:
@@ -148,7 +148,7 @@ def test_giving_up_during_a_load_leaves_it_to_the_others(
     cancelled.cancel()
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     labels = {"method": "Generate", "adapter": "other"}
-    eventually(lambda: server.sample("understudy_requests_total", **labels) == 2)
+    eventually(lambda: server.sample("understudy_calls_total", **labels) == 2)
     go_on.set()
     assert patient.result(30).adapter.name == "pirate"
     assert num_loads == 1
@@ -204,9 +204,7 @@ def test_health_follows_the_servers_life(
     for service in ("", "understudy.v1.GenerationService", "understudy.v1.AdapterService"):
         assert health(server.channel, service) == Status.SERVING
     assert server.sample("understudy_ready") == 1
-    assert (
-        server.sample("understudy_requests_total", method="GetModelInfo", code="UNAVAILABLE") == 1
-    )
+    assert server.sample("understudy_calls_total", method="GetModelInfo", code="UNAVAILABLE") == 1
     # Whoever calls names that do not exist makes no series of them.
     assert "Unknown17" not in server.app.metrics.exposition()
     loop_thread.call(server.app.rpc.drain())
@@ -248,7 +246,7 @@ def test_drain_gives_up_after_its_time(base: Path, loop_thread: LoopThread) -> N
     with pytest.raises(grpc.RpcError) as caught:
         list(call)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert server.sample("understudy_sequences_ended_total", outcome="draining") == 1
+    assert server.sample("understudy_requests_ended_total", outcome="draining") == 1
     server.channel.close()
 
 
@@ -257,8 +255,8 @@ def test_two_servers_in_one_process(start_server: StartServer) -> None:
     assert one.app.address != other.app.address
     assert one.generate().text == other.generate().text
     assert one.generate().text == one.generate().text
-    assert one.sample("understudy_requests_total", method="Generate") == 3
-    assert other.sample("understudy_requests_total", method="Generate") == 1
+    assert one.sample("understudy_calls_total", method="Generate") == 3
+    assert other.sample("understudy_calls_total", method="Generate") == 1
 
 
 @pytest.mark.parametrize("door", ["port", "metrics_port"])
@@ -310,7 +308,7 @@ def test_metrics_over_http(shared: Server) -> None:
         "understudy_base_info",
         "understudy_first_token_seconds_bucket",
         "understudy_inter_token_seconds_bucket",
-        "understudy_sequence_seconds_bucket",
+        "understudy_request_seconds_bucket",
         "understudy_step_seconds_bucket",
         "understudy_adapter_load_seconds_count",
         'understudy_adapters{tier="device"}',
@@ -325,8 +323,8 @@ def test_unknown_adapters_make_no_series(shared: Server) -> None:
     for number in range(3):
         with pytest.raises(grpc.RpcError):
             shared.generation.Generate(request_for(adapter=f"nobody{number}"), timeout=30)
-    assert shared.sample("understudy_requests_total", adapter="nobody0") == 0
-    assert shared.sample("understudy_requests_total", adapter="other", code="NOT_FOUND") >= 3
+    assert shared.sample("understudy_calls_total", adapter="nobody0") == 0
+    assert shared.sample("understudy_calls_total", adapter="other", code="NOT_FOUND") >= 3
 
 
 def test_reflection_lists_the_services(shared: Server) -> None:
