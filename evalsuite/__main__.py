@@ -15,12 +15,13 @@ from evalsuite.errors import EvalError, InputError
 from evalsuite.generator import ClientGenerator
 from evalsuite.progress import ProgressBar
 from evalsuite.record import REPORT_FILE, SAMPLES_FILE, AnswerLog, write_text
+from evalsuite.registry import built_in_tasks, load_tasks
 from evalsuite.report import Settings, build_report, sample_lines
 from evalsuite.results import TRIVIAL, evaluate
 from evalsuite.runner import RunConfig, run
 from evalsuite.stats import BootstrapConfig, TestConfig
 from evalsuite.table import print_report
-from evalsuite.task import Task, built_in_tasks, load_tasks, read_spec
+from evalsuite.task import Task, patterns
 from evalsuite.types import Row, RowKind
 from understudy.artifact import BASE_NAME
 
@@ -126,14 +127,14 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _list_tasks(as_json: bool) -> int:
-    specs = [read_spec(path)[0] for path in built_in_tasks().values()]
+    specs = [found.definition.spec for found in built_in_tasks().values()]
     fields = ("name", "version", "mode", "metrics", "data", "source", "licence")
     if as_json:
         print(json.dumps([{field: getattr(spec, field) for field in fields} for spec in specs]))
         return 0
     table = Table("name", "mode", "metrics", "data")
     for spec in specs:
-        table.add_row(spec.name, spec.mode, ", ".join(spec.metrics), spec.data)
+        table.add_row(spec.name, spec.mode, ", ".join(spec.metrics), ", ".join(patterns(spec.data)))
     Console().print(table)
     return 0
 

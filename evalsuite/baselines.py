@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from evalsuite.metrics import score
+from evalsuite.prompts import completion
 from evalsuite.task import Task
 from evalsuite.types import Answer, Mode
 
@@ -32,15 +33,22 @@ class TrivialAnswers:
 def trivial_answers(task: Task, seed: int) -> TrivialAnswers | None:
     """The better of constant and copy by the primary metric; None if the task allows neither."""
     candidates = []
+    if task.spec.mode is Mode.LIKELIHOOD:
+        return None
     if task.train:
         candidates.append(
-            _majority(task) if task.spec.mode is Mode.CHOICE else _constant(task, seed)
+            _majority(task) if task.spec.mode.answered_as is Mode.CHOICE else _constant(task, seed)
         )
     if task.spec.mode is Mode.GENERATE:
         copies = tuple(Answer(text=sample.input) for sample in task.samples)
         candidates.append(TrivialAnswers("copy", "", copies))
     metric = task.metrics[0]
-    return max(candidates, key=lambda t: score(metric, task.samples, t.answers).value, default=None)
+    sign = 1 if metric.higher_is_better else -1
+    return max(
+        candidates,
+        key=lambda trivial: sign * score(metric, task.samples, trivial.answers).value,
+        default=None,
+    )
 
 
 def _majority(task: Task) -> TrivialAnswers:
@@ -59,13 +67,16 @@ def _constant(task: Task, seed: int) -> TrivialAnswers:
     Tried are the most frequent completion and a seeded draw of others.
     """
     rng = random.Random(f"{seed}:{task.name}:trivial")
-    texts = [sample.references[0] for sample in task.train]
+    texts = [completion(sample) for sample in task.train]
     drawn = rng.sample(texts, min(_NUM_CANDIDATES - 1, len(texts)))
     candidates = dict.fromkeys([Counter(texts).most_common(1)[0][0], *drawn])
     rows = rng.sample(task.train, min(_NUM_TRAINING_SAMPLES, len(task.train)))
 
+    metric = task.metrics[0]
+    sign = 1 if metric.higher_is_better else -1
+
     def value(text: str) -> float:
-        return score(task.metrics[0], rows, [Answer(text=text)] * len(rows)).value
+        return sign * score(metric, rows, [Answer(text=text)] * len(rows)).value
 
     best = max(candidates, key=value)
     return TrivialAnswers("constant", best, (Answer(text=best),) * len(task.samples))

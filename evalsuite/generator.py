@@ -1,7 +1,7 @@
 """The one door to the server: the runner asks a Generator, which is the understudy client."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
@@ -9,7 +9,14 @@ from typing import Any, Protocol, Self
 
 from evalsuite.errors import RequestRefused, ServerError
 from evalsuite.types import Answer, ChoiceScore, Request, Row, RowKind
-from understudy import AsyncClient, RawPrompt, RetryPolicy, StoppingParams
+from understudy import (
+    AsyncClient,
+    ContinuationScore,
+    RawPrompt,
+    RetryPolicy,
+    ScoreResult,
+    StoppingParams,
+)
 from understudy.errors import InvalidArgumentError, UnavailableError, UnderstudyError
 
 # A request may wait behind all others of a slow server, so the deadline is long; that a server is
@@ -95,20 +102,14 @@ class ClientGenerator:
 
     async def answer(self, request: Request) -> Answer:
         """Score for a request with choices, otherwise Generate."""
-        prompt = RawPrompt(request.text) if request.raw else request.text
+        if request.choices:
+            with _translated(self._address):
+                return await self._scored(request)
+        stopping = StoppingParams(max_tokens=request.max_tokens, stop=request.stop)
         with _translated(self._address):
-            if request.choices:
-                scored = await self._client.score(prompt, request.choices, adapter=request.adapter)
-                return Answer(
-                    choices=tuple(
-                        _choice_score(text, score.logprob, score.num_tokens)
-                        for text, score in zip(request.choices, scored.scores, strict=True)
-                    ),
-                    num_prompt_tokens=scored.usage.num_prompt_tokens,
-                    num_completion_tokens=scored.usage.num_completion_tokens,
-                )
-            stopping = StoppingParams(max_tokens=request.max_tokens, stop=request.stop)
-            result = await self._client.generate(prompt, adapter=request.adapter, stopping=stopping)
+            result = await self._client.generate(
+                _prompt(request, request.text), adapter=request.adapter, stopping=stopping
+            )
         return Answer(
             text=result.text,
             finish_reason=str(result.generations[0].finish_reason),
@@ -116,13 +117,48 @@ class ClientGenerator:
             num_completion_tokens=result.usage.num_completion_tokens,
         )
 
+    async def _scored(self, request: Request) -> Answer:
+        """The choices behind the prompt, or each behind its own; then behind one that says nothing.
 
-def _choice_score(text: str, logprob: float, num_tokens: int) -> ChoiceScore:
-    if math.isnan(logprob):
+        The tokens counted are those of the first, which is the question.
+        """
+        if request.contexts:
+            pairs = zip(request.contexts, request.choices, strict=True)
+            results = [await self._score(request, context, (text,)) for context, text in pairs]
+        else:
+            results = [await self._score(request, request.text, request.choices)]
+        scores = [score for result in results for score in result.scores]
+        plain: list[float | None] = [None] * len(scores)
+        if request.unconditional is not None:
+            behind_nothing = await self._client.score(
+                RawPrompt(request.unconditional), request.choices, adapter=request.adapter
+            )
+            plain = [score.logprob for score in behind_nothing.scores]
+        return Answer(
+            choices=tuple(
+                _choice_score(text, score, alone)
+                for text, score, alone in zip(request.choices, scores, plain, strict=True)
+            ),
+            num_prompt_tokens=sum(result.usage.num_prompt_tokens for result in results),
+            num_completion_tokens=sum(result.usage.num_completion_tokens for result in results),
+        )
+
+    async def _score(self, request: Request, text: str, choices: Sequence[str]) -> ScoreResult:
+        return await self._client.score(_prompt(request, text), choices, adapter=request.adapter)
+
+
+def _prompt(request: Request, text: str) -> RawPrompt | str:
+    return RawPrompt(text) if request.raw else text
+
+
+def _choice_score(text: str, score: ContinuationScore, unconditional: float | None) -> ChoiceScore:
+    if math.isnan(score.logprob) or (unconditional is not None and math.isnan(unconditional)):
         raise ServerError(f"the server gave the choice {text!r} a log-likelihood of NaN")
     # As in lm-evaluation-harness, the space that joins a choice to its context is not counted.
     counted = text.lstrip()
-    return ChoiceScore(logprob, num_tokens, len(counted), len(counted.encode()))
+    return ChoiceScore(
+        score.logprob, score.num_tokens, len(counted), len(counted.encode()), unconditional
+    )
 
 
 @contextmanager

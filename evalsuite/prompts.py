@@ -1,7 +1,8 @@
 """Prompts for the bare base: the task's template, behind a number of worked examples.
 
-Shots are drawn once per task and seed, and are the same for every sample (as in HELM), so the
-server can share their prefix. In mode choice every class gets its turn.
+Shots are drawn once per task and seed, and are the same for every sample (as in HELM), or for
+every sample of a category, so the server can share their prefix. Where there are choices every
+class gets its turn.
 """
 
 import random
@@ -10,33 +11,39 @@ from collections.abc import Sequence
 
 from evalsuite.errors import InputError
 from evalsuite.task import Task
-from evalsuite.types import Mode, Sample
-
-# Between worked examples; also what keeps the last completion apart from the question.
-SEPARATOR = "\n\n"
+from evalsuite.types import Mode, Request, Row, RowKind, Sample
 
 
-def draw_shots(task: Task, num_shots: int, seed: int) -> tuple[Sample, ...]:
-    """`num_shots` distinct training samples, balanced over the right choices in mode choice.
+def draw_shots(task: Task, num_shots: int, seed: int, category: str = "") -> tuple[Sample, ...]:
+    """`num_shots` distinct training samples, balanced over the right choices.
 
-    Raises InputError if the task has no training file, or one with too few rows.
+    `category` counts only in tasks whose shots are of the sample's own. Raises InputError if the
+    task has no training file, or one with too few rows.
     """
     if not num_shots:
         return ()
-    if task.spec.train is None:
+    if task.train_sha256 is None:
+        missing = "names no training file" if task.spec.train is None else "found no training file"
         raise InputError(
-            f"--shots {num_shots}: task '{task.name}' names no training file to draw from "
+            f"--shots {num_shots}: task '{task.name}' {missing} to draw from "
             "(field 'train'); use --shots 0"
         )
-    if num_shots > len(task.train):
+    rows, of_category = task.train, ""
+    if task.spec.shots.same_category:
+        rows = tuple(row for row in rows if row.category == category)
+        of_category = f" of category '{category}'"
+    if num_shots > len(rows):
         raise InputError(
-            f"--shots {num_shots}: task '{task.name}' has only {len(task.train)} training rows"
+            f"--shots {num_shots}: task '{task.name}' has only {len(rows)} training rows"
+            + of_category
         )
-    rng = random.Random(f"{seed}:{task.name}")
-    if task.spec.mode is Mode.GENERATE:
-        return tuple(rng.sample(task.train, num_shots))
+    if task.spec.shots.draw == "first":
+        return rows[:num_shots]
+    rng = random.Random(f"{seed}:{task.name}{of_category}")
+    if task.spec.mode.answered_as is not Mode.CHOICE:
+        return tuple(rng.sample(rows, num_shots))
     groups: dict[int | None, list[Sample]] = defaultdict(list)
-    for sample in rng.sample(task.train, len(task.train)):
+    for sample in rng.sample(rows, len(rows)):
         groups[sample.target].append(sample)
     order = rng.sample(sorted(groups, key=str), len(groups))
     drawn: list[Sample] = []
@@ -47,12 +54,68 @@ def draw_shots(task: Task, num_shots: int, seed: int) -> tuple[Sample, ...]:
     return tuple(drawn)
 
 
-def few_shot_prompt(task: Task, shots: Sequence[Sample], sample: Sample) -> str:
-    """The shots, each as template and completion, then the sample's template."""
-    parts = [task.prompt(shot) + completion(shot) for shot in shots]
-    return SEPARATOR.join([*parts, task.prompt(sample)])
+class ShotPool:
+    """The shots of one task, by category where that decides them."""
+
+    def __init__(self, task: Task, num_shots: int, seed: int) -> None:
+        """Draws for all categories of the samples. Raises InputError as draw_shots does."""
+        self._by_category = task.spec.shots.same_category
+        names = {self._key(sample) for sample in task.samples}
+        self._drawn = {name: draw_shots(task, num_shots, seed, name) for name in sorted(names)}
+
+    def _key(self, sample: Sample) -> str:
+        return sample.category if self._by_category else ""
+
+    def of(self, sample: Sample) -> tuple[Sample, ...]:
+        """The shots in this sample's prompt."""
+        return self._drawn[self._key(sample)]
+
+
+def few_shot_prompt(
+    task: Task, shots: Sequence[Sample], sample: Sample, text: str | None = None
+) -> str:
+    """The description, the shots as template and completion, then the sample's template.
+
+    `text` stands in the place of the sample's input.
+    """
+    parts = [task.prompt(shot, _right_context(shot)) + completion(shot) for shot in shots]
+    prompt = task.spec.separator.join([*parts, task.prompt(sample, text)])
+    return task.description(sample) + prompt
+
+
+def _right_context(sample: Sample) -> str | None:
+    return sample.contexts[sample.target or 0] if sample.contexts else None
 
 
 def completion(sample: Sample) -> str:
     """What a perfect model writes after the prompt, verbatim."""
+    if sample.completion:
+        return sample.completion
     return sample.references[0] if sample.target is None else sample.choices[sample.target]
+
+
+def build_request(task: Task, row: Row, shots: Sequence[Sample], sample: Sample) -> Request:
+    """What a row is asked about a sample.
+
+    The base gets the prompt, an adapter the bare input for its own template. In mode likelihood
+    both get the prompt: the text is weighed as it stands.
+    """
+    spec = task.spec
+    raw = row.kind is not RowKind.ADAPTER or spec.mode is Mode.LIKELIHOOD
+    inputs = sample.contexts or (sample.input,)
+    if raw:
+        inputs = tuple(
+            few_shot_prompt(task, shots, sample, text if sample.contexts else None)
+            for text in inputs
+        )
+    generate = spec.mode is Mode.GENERATE
+    return Request(
+        adapter=row.reference,
+        text="" if sample.contexts else inputs[0],
+        raw=raw,
+        max_tokens=spec.max_tokens if generate else 0,
+        stop=spec.stop if generate else (),
+        choices=sample.choices,
+        contexts=inputs if sample.contexts else (),
+        unconditional=spec.unconditional if "accuracy_unconditional" in spec.metrics else None,
+    )

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from evalsuite.errors import EvalError, RequestRefused, ServerError
 from evalsuite.generator import Generator, model_identity
-from evalsuite.prompts import draw_shots, few_shot_prompt
+from evalsuite.prompts import ShotPool, build_request
 from evalsuite.record import AnswerLog, request_key
 from evalsuite.task import Task
-from evalsuite.types import Mode, Outcome, Request, Row, RowKind, Sample
+from evalsuite.types import Outcome, Request, Row, RowKind, Sample
 
 T = TypeVar("T")
 
@@ -72,14 +72,14 @@ async def run(
     """
     model = await generator.model()
     shots = {
-        (task.name, row.shots): draw_shots(task, row.shots, config.seed)
+        (task.name, row.shots): ShotPool(task, row.shots, config.seed)
         for task in tasks
         for row in rows
     }
     requests: dict[_Ask, tuple[Request, int]] = {}
 
     async def build(ask: _Ask) -> None:
-        drawn = shots[ask.task.name, ask.row.shots]
+        drawn = shots[ask.task.name, ask.row.shots].of(ask.sample)
         requests[ask] = await _request(generator, ask, drawn, model["max_context_tokens"])
 
     asks = list(_mixed(tasks, rows))
@@ -122,33 +122,24 @@ async def _request(
     Where the context is too short for all shots, the first are dropped until the rest fits, as the
     original MMLU evaluation does.
     """
-    spec, sample = ask.task.spec, ask.sample
-    generate = spec.mode is Mode.GENERATE
-
-    def request(text: str, raw: bool) -> Request:
-        return Request(
-            adapter=ask.row.reference,
-            text=text,
-            raw=raw,
-            max_tokens=spec.max_tokens if generate else 0,
-            stop=spec.stop if generate else (),
-            choices=sample.choices,
-        )
-
-    if ask.row.kind is RowKind.ADAPTER:
-        return request(sample.input, raw=False), 0
+    task, row, sample = ask.task, ask.row, ask.sample
+    if row.kind is RowKind.ADAPTER:
+        return build_request(task, row, (), sample), 0
     # A token is at least one byte, so a choice never takes more tokens than bytes.
-    room = spec.max_tokens if generate else max(len(c.encode()) for c in sample.choices)
+    room = task.spec.max_tokens
+    if sample.choices:
+        room = max(len(choice.encode()) for choice in sample.choices)
     kept = list(shots)
     while kept:
-        prompt = few_shot_prompt(ask.task, kept, sample)
+        request = build_request(task, row, kept, sample)
+        prompt = max(request.contexts, key=len) if request.contexts else request.text
         try:
             if await generator.count_tokens(prompt) + room <= context:
-                return request(prompt, raw=True), len(kept)
+                return request, len(kept)
         except RequestRefused:
             pass
         kept.pop(0)
-    return request(ask.task.prompt(sample), raw=True), 0
+    return build_request(task, row, (), sample), 0
 
 
 def _collect(

@@ -3,7 +3,8 @@
 Array letters: N samples, K sufficient statistics of a metric, R bootstrap resamples.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -22,6 +23,15 @@ class Mode(StrEnum):
     """Greedy text, compared with references."""
     CHOICE = "choice"
     """The log-likelihood of each of several continuations."""
+    LETTER = "letter"
+    """The options stand in the prompt; the log-likelihood of each one's letter."""
+    LIKELIHOOD = "likelihood"
+    """The log-likelihood of the completion itself."""
+
+    @property
+    def answered_as(self) -> "Mode":
+        """What an answer looks like, which decides the metrics that apply."""
+        return Mode.CHOICE if self is Mode.LETTER else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Sample:
     """One item of a task."""
 
     id: str
-    """Unique within the data file: its line number."""
+    """Unique within the data: the line number, behind the file's name where there are several."""
     input: str
     references: tuple[str, ...]
     """Completions held right, verbatim from the data; at least one."""
@@ -39,6 +49,16 @@ class Sample:
     """Index of the right choice; None in mode generate."""
     group: str = ""
     """Samples of one group share a passage and are not independent. Empty: a group of its own."""
+    category: str = ""
+    """Subject or sub-task: a stratum of subsets, a unit of macro averages."""
+    completion: str = ""
+    """What a perfect model writes, where that is more than a reference; verbatim in shots."""
+    contexts: tuple[str, ...] = ()
+    """One input per choice, where the choices differ in what comes before, not after."""
+    target_scores: tuple[float, ...] = ()
+    """Credit for each choice, where not one alone is right."""
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Further variables of the template, and what single metrics need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,10 @@ class Request:
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     """Continuations to score. Empty: generate."""
+    contexts: tuple[str, ...] = ()
+    """One prompt per choice, instead of `text`."""
+    unconditional: str | None = None
+    """A verbatim prompt that says nothing, to score the choices behind it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +91,8 @@ class ChoiceScore:
     """Characters without leading whitespace, the divisor of per-character normalisation."""
     num_bytes: int
     """The same in UTF-8 bytes."""
+    unconditional_logprob: float | None = None
+    """`logprob` behind the request's `unconditional` prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +162,11 @@ class Metric(Protocol):
 
     @property
     def maximum(self) -> float:
-        """The best possible value: 1 or 100, as the defining library has it."""
+        """The best possible value: 1 or 100, as the defining library has it; 0 for an error."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """False for errors and perplexities."""
 
     @property
     def signature(self) -> str:

@@ -17,7 +17,7 @@ from demo.__main__ import CONFIGS, ROLES, main
 from demo.processes import ChildError, python
 from demo.summary import shortfalls, summarize
 from demo.tasks import TASKS, rows
-from evalsuite.task import built_in_tasks, read_spec
+from evalsuite.registry import built_in_tasks
 from tests.process import environment
 from tests.tiny import make_base
 from trainer.config_file import load_config
@@ -35,7 +35,7 @@ def test_every_role_has_its_configuration() -> None:
 def test_trained_and_scored_alike(role: Any) -> None:
     """Baselines get the wording that the adapter was trained with, over the same files."""
     config = load_config(CONFIGS / f"{role.adapter}.yaml")
-    task, _ = read_spec(built_in_tasks()[role.task])
+    task = built_in_tasks()[role.task].definition.spec
     assert config.name == role.adapter
     assert config.quantization == "nf4"
     assert config.base == Path("demo/base")

@@ -30,7 +30,7 @@ def samples_with(num_references: int, count: int = 40) -> list[Sample]:
 
 
 def metric(name: str, samples: list[Sample], **options: object) -> Metric:
-    mode = Mode.CHOICE if name.startswith("accuracy") else Mode.GENERATE
+    mode = Mode.CHOICE if samples[0].choices else Mode.GENERATE
     return build_metrics([name], mode, MetricOptions(**options), samples)[0]
 
 
@@ -150,17 +150,31 @@ def test_accuracy_takes_the_first_of_equals() -> None:
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_unscored_is_not_zero(name: str) -> None:
-    if name.startswith("accuracy"):
-        samples = [Sample(str(i), "in", ("x",), ("a", "b"), 0) for i in range(2)]
-        right = Answer(text="a")
-    else:
-        samples = [Sample(str(i), "in", ("one two three four five",)) for i in range(2)]
-        right = Answer(text="one two three four five")
-    ours = metric(name, samples)
-    scores = score(ours, samples, [right, None])
-    assert scores.num_scored == 1
+    condition = "disambig" if "disambiguated" in name else "ambig"
+    fields = {"condition": condition, "biased": "", "unknown": "2"}
+    choices = [
+        Sample(str(i), "in", ("ab"[i % 2],), ("a", "b"), i % 2, f"g{i}", str(i), fields=fields)
+        for i in range(3)
+    ]
+    written = [Sample(str(i), "in", (f"one two three four {i}",)) for i in range(3)]
+    likely = [Sample(str(i), "in", ("x y",), ("x y",), 0) for i in range(3)]
+    for mode, samples in (
+        (Mode.CHOICE, choices),
+        (Mode.GENERATE, written),
+        (Mode.LIKELIHOOD, likely),
+    ):
+        try:
+            (ours,) = build_metrics([name], mode, MetricOptions(), samples)
+            break
+        except InputError:
+            continue
+    right = [
+        Answer(text=s.references[0] if s.target is None else s.choices[s.target]) for s in samples
+    ]
+    scores = score(ours, samples, [*right[:2], None])
+    assert scores.num_scored == 2
     assert scores.value == pytest.approx(ours.maximum)
-    assert math.isnan(score(ours, samples, [None, None]).value)
+    assert math.isnan(score(ours, samples, [None, None, None]).value)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from evalsuite.baselines import trivial_answers
 from evalsuite.errors import InputError
 from evalsuite.metrics import score
 from evalsuite.prompts import draw_shots, few_shot_prompt
-from evalsuite.task import Task, load_tasks
+from evalsuite.registry import load_tasks
+from evalsuite.task import Task
 
 GENERATE = (
     'name: x\ndata: test.jsonl\ntrain: train.jsonl\ntemplate: "Q: {{ input }}\\nA:"\n'

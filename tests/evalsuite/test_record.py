@@ -34,6 +34,8 @@ def test_key_covers_every_field_of_the_request(name: str) -> None:
         "max_tokens": 9,
         "stop": (),
         "choices": ("x", "y"),
+        "contexts": ("hello", "hi"),
+        "unconditional": "Answer:",
     }
     changed = replace(REQUEST, **{name: changes[name]})
     assert request_key(changed, MODEL) != request_key(REQUEST, MODEL)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from evalsuite.errors import InputError
-from evalsuite.task import Task, built_in_tasks, load_tasks
+from evalsuite.registry import built_in_tasks, load_tasks
+from evalsuite.task import Task
 from evalsuite.types import Mode
 
 GENERATE = 'name: x\ndata: d.jsonl\ntemplate: "{{ input }}"\nmetrics: [bleu]\n'

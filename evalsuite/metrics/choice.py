@@ -1,0 +1,145 @@
+"""Metrics of log-likelihoods over choices. Scale 0..1.
+
+`accuracy` takes the largest sum of log-probabilities; the others divide it by the choice's
+characters or UTF-8 bytes, without the space in front (lm-evaluation-harness: acc, acc_norm,
+acc_bytes), or subtract the choice's log-probability behind a context that says nothing (Brown et
+al. 2020, section 2.4; lm-evaluation-harness: acc_mutual_info, whose context is empty).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from evalsuite.errors import InputError
+from evalsuite.metrics.base import Context, MeanMetric, SumMetric, ratio
+from evalsuite.types import Answer, ChoiceScore, Floats, Metric, Mode, Sample
+
+Normalise = Callable[[ChoiceScore], float]
+
+
+def _unconditional(choice: ChoiceScore) -> float:
+    assert choice.unconditional_logprob is not None, "a request without an unconditional prompt"
+    return choice.logprob - choice.unconditional_logprob
+
+
+NORMALISERS: Mapping[str, Normalise] = {
+    "accuracy": lambda choice: choice.logprob,
+    "accuracy_per_char": lambda choice: choice.logprob / max(1, choice.num_chars),
+    "accuracy_per_byte": lambda choice: choice.logprob / max(1, choice.num_bytes),
+    "accuracy_unconditional": _unconditional,
+}
+_NORMS = {
+    "accuracy": "none",
+    "accuracy_per_char": "char",
+    "accuracy_per_byte": "byte",
+    "accuracy_unconditional": "unconditional",
+}
+
+
+def picked(normalise: Normalise, sample: Sample, answer: Answer) -> int:
+    """Index of the most likely choice, the first of equals; or of the choice taken as text."""
+    if not answer.choices:
+        return sample.choices.index(answer.text)
+    return int(np.argmax([normalise(choice) for choice in answer.choices]))
+
+
+def picked_text(sample: Sample, answer: Answer) -> str:
+    """The text generated, or the choice taken by raw log-likelihood."""
+    if not sample.choices:
+        return answer.text
+    return sample.choices[picked(NORMALISERS["accuracy"], sample, answer)]
+
+
+def probabilities(sample: Sample, answer: Answer) -> Floats:
+    """[C]: softmax of the choices' log-likelihoods; all on the choice taken as text."""
+    if not answer.choices:
+        sure: Floats = np.eye(len(sample.choices))[sample.choices.index(answer.text)]
+        return sure
+    logprobs = np.array([choice.logprob for choice in answer.choices])
+    weights = np.exp(logprobs - logprobs.max())
+    shares: Floats = weights / weights.sum()
+    return shares
+
+
+def is_right(normalise: Normalise, sample: Sample, answer: Answer) -> float:
+    """1 if the choice taken is the target."""
+    return float(picked(normalise, sample, answer) == sample.target)
+
+
+def accuracy(name: str, context: Context) -> Metric:
+    """accuracy, accuracy_per_char, accuracy_per_byte or accuracy_unconditional."""
+    signature = f"{name}|loglik|norm:{_NORMS[name]}|agg:mean"
+    return MeanMetric(name, signature, Mode.CHOICE, partial(is_right, NORMALISERS[name]))
+
+
+def accuracy_macro(name: str, context: Context) -> Metric:
+    """The mean over categories of the accuracy within each. Statistics: right and all, each [C].
+
+    With generated text, right is what exact_match calls right, without options.
+    """
+    names = sorted({sample.category for sample in context.samples})
+    index = {category: place for place, category in enumerate(names)}
+    if len(names) < 2:
+        raise InputError(f"metrics: '{name}' needs samples of at least two categories")
+
+    def of_sample(sample: Sample, answer: Answer) -> Floats:
+        statistics = np.zeros(2 * len(names))
+        place = index[sample.category]
+        if context.mode is Mode.CHOICE:
+            right = is_right(NORMALISERS["accuracy"], sample, answer)
+        else:
+            right = float(answer.text.strip() in {r.strip() for r in sample.references})
+        statistics[place], statistics[len(names) + place] = right, 1.0
+        return statistics
+
+    def of_sums(sums: Floats) -> Floats:
+        right, count = sums[..., : len(names)], sums[..., len(names) :]
+        return ratio(ratio(right, count).sum(axis=-1), (count > 0).sum(axis=-1))
+
+    kind = "loglik|norm:none" if context.mode is Mode.CHOICE else "exact_match"
+    signature = f"{name}|{kind}|agg:mean-over-{len(names)}-categories"
+    return SumMetric(
+        name,
+        signature,
+        context.mode,
+        of_sample,
+        of_sums,
+        lambda row: float(row[: len(names)].sum()),
+    )
+
+
+def brier(name: str, context: Context) -> Metric:
+    """Brier's score: squared distance of the softmax from the target, summed over choices."""
+
+    def score(sample: Sample, answer: Answer) -> float:
+        target = np.eye(len(sample.choices))[sample.target or 0]
+        return float(((probabilities(sample, answer) - target) ** 2).sum())
+
+    signature = f"{name}|softmax:loglik|sum:choices|agg:mean"
+    return MeanMetric(name, signature, Mode.CHOICE, score, maximum=0.0, higher_is_better=False)
+
+
+def target_score(name: str, context: Context) -> Metric:
+    """BIG-bench's multiple_choice_grade: the credit of the most likely choice."""
+
+    def score(sample: Sample, answer: Answer) -> float:
+        return _credits(sample)[picked(NORMALISERS["accuracy"], sample, answer)]
+
+    return MeanMetric(name, f"{name}|loglik|norm:none|agg:mean", Mode.CHOICE, score)
+
+
+def target_mass(name: str, context: Context) -> Metric:
+    """TruthfulQA's MC2: the share of probability on all choices that are right."""
+
+    def score(sample: Sample, answer: Answer) -> float:
+        right = np.array([credit > 0 for credit in _credits(sample)])
+        return float(probabilities(sample, answer)[right].sum())
+
+    return MeanMetric(name, f"{name}|softmax:loglik|agg:mean", Mode.CHOICE, score)
+
+
+def _credits(sample: Sample) -> tuple[float, ...]:
+    if sample.target_scores:
+        return sample.target_scores
+    return tuple(float(index == sample.target) for index in range(len(sample.choices)))
