@@ -29,6 +29,7 @@ from server.adapters.tiers import AdapterTiers, TierLimits
 from server.config import Hardware, ListenConfig, ServerConfig, resolve
 from server.constraints.compiler import GrammarCompiler
 from server.engine.engine import Engine
+from server.engine.loader import Loader
 from server.errors import ServerError, StartupError
 from server.metrics import Metrics, MetricsServer
 from server.models.checks import check_directory
@@ -45,8 +46,8 @@ from server.rpc.prompts import PromptEncoder
 from server.rpc.server import RpcServer
 
 _LOG = logging.getLogger(__name__)
-# Adapters that are read at a time: more only compete for the disk.
-_ADAPTER_LOADERS = 4
+# Questions about adapters, which read the disk, that are answered at a time.
+_ADAPTER_READERS = 4
 
 T = TypeVar("T")
 
@@ -62,8 +63,9 @@ class App:
         self.engine: Engine | None = None
         # Only the engine's thread computes with more than one: see `run`.
         self._executor = ThreadPoolExecutor(
-            _ADAPTER_LOADERS, "adapters", initializer=compute_with, initargs=(1,)
+            _ADAPTER_READERS, "catalog", initializer=compute_with, initargs=(1,)
         )
+        self._loader = Loader(self.config.adapters.load_share, self._is_busy)
         # One: a grammar takes a core, and the engine needs the others.
         self._grammar_executor = ThreadPoolExecutor(1, "grammars")
         self._compiler: GrammarCompiler | None = None
@@ -111,7 +113,11 @@ class App:
             info.name, info.weight_form, info.device, kernels, num_threads,
         )  # fmt: skip
         self.engine = Engine(
-            loaded, self.config.engine, self.metrics, on_change=self.metrics.adapter_changed
+            loaded,
+            self.config.engine,
+            self.metrics,
+            on_change=self.metrics.adapter_changed,
+            loader=self._loader.ahead,
         )
         self.engine.start()
         generation, adapters = self._services(loaded, self.engine)
@@ -140,12 +146,16 @@ class App:
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop, drain_s)
         await self.rpc.close()
+        self._loader.shutdown(wait=False, cancel_futures=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._grammar_executor.shutdown(wait=False, cancel_futures=True)
         if self._compiler is not None:
             await asyncio.to_thread(self._compiler.close)
         if self.metrics_server is not None:
             self.metrics_server.close()
+
+    def _is_busy(self) -> bool:
+        return self.engine is not None and self.engine.stats().num_running > 0
 
     def _services(
         self, loaded: LoadedBase, engine: Engine
@@ -167,13 +177,14 @@ class App:
             ),
             self.metrics,
             on_freed=engine.evict,
+            on_pinned=engine.pin,
         )
         catalog = Catalog(tiers, lambda: engine.stats().slots, self.config.engine.num_adapter_slots)
         self.metrics.watch_engine(engine.stats, self.config.engine.block_size)
         self.metrics.watch_adapters(catalog.residency)
         admission = Admission(
             engine,
-            LeaseDesk(tiers, self._executor, self.metrics, engine.is_placed),
+            LeaseDesk(tiers, self._loader, self.metrics, engine.is_placed),
             EventBridge(asyncio.get_running_loop()),
             self.metrics,
         )
@@ -190,13 +201,13 @@ class App:
             limits=limits,
             metrics=self.metrics,
         )
-        return generation, AdapterServer(tiers, catalog, self._executor)
+        return generation, AdapterServer(tiers, catalog, self._executor, self._loader)
 
     async def _preload(self, tiers: AdapterTiers, reference: str) -> None:
         loop = asyncio.get_running_loop()
         try:
             wanted = parse_reference(reference, "adapters.preload")
-            await loop.run_in_executor(self._executor, tiers.prepare, wanted)
+            await loop.run_in_executor(self._loader, tiers.prepare, wanted)
         except ServerError as error:
             raise StartupError(f"cannot preload {reference!r}: {error}") from error
 

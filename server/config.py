@@ -34,10 +34,11 @@ _STRICT = ConfigDict(extra="forbid")
 
 # Where neither the configuration nor the hardware says: fits any machine.
 DEFAULT_CACHE_BYTES = 256 << 20
-# The rest of a device's memory is for weights, activations and adapter slots.
+# The rest of a device's memory is for weights and activations.
 _CUDA_CACHE_SHARE = 0.3
 _HOST_CACHE_SHARE = 0.05
 _HOST_ADAPTER_SHARE = 0.1
+_CUDA_SLOT_SHARE = 0.1
 _MIN_CALLS = 64
 
 
@@ -91,6 +92,9 @@ class EngineConfig:
     token what others sent."""
     num_adapter_slots: AtLeastOne = 32
     """Adapters on the device at a time. At least `max_batch_size` never delays a request."""
+    adapter_slot_bytes: AtLeastOne | None = None
+    """Memory of the device for adapters, each with the bytes of its own ranks. None: a share of the
+    device's."""
     max_lora_rank: AtLeastOne = 256
     """Largest LoRA rank a request may bring."""
     num_threads: AtLeastOne | None = None
@@ -123,6 +127,9 @@ class AdaptersConfig:
     max_host_bytes: AtLeastOne | None = None
     """Host memory for adapters; beyond it the least recently used leave. None: a tenth of the
     machine's memory."""
+    load_share: Annotated[float, Number, Field(gt=0, le=1)] = 0.25
+    """Share of one processor's time that loading may take while requests run. Less lets adapters
+    that load disturb them less, and take longer."""
     max_adapter_bytes: AtLeastOne = 4 << 30
     """Largest tensor file that is read."""
 
@@ -241,12 +248,20 @@ def resolve(config: ServerConfig, hardware: Hardware) -> ServerConfig:
     max_host_bytes = config.adapters.max_host_bytes
     if max_host_bytes is None:
         max_host_bytes = max(1 << 28, int(hardware.host_memory_bytes * _HOST_ADAPTER_SHARE))
+    slot_bytes = config.engine.adapter_slot_bytes
+    if slot_bytes is None:
+        slot_bytes = (
+            int(hardware.cuda_memory_bytes * _CUDA_SLOT_SHARE)
+            if device == "cuda"
+            else max_host_bytes
+        )
     return replace(
         config,
         base=replace(config.base, device=device, dtype=dtype),
         engine=replace(
             config.engine,
             cache_bytes=max(1, cache_bytes),
+            adapter_slot_bytes=max(1, slot_bytes),
             num_threads=config.engine.num_threads or hardware.num_cores,
         ),
         adapters=replace(config.adapters, max_host_bytes=max_host_bytes),

@@ -50,12 +50,14 @@ class AdapterTiers:
         limits: TierLimits,
         metrics: Metrics,
         on_freed: Callable[[str, str], None],
+        on_pinned: Callable[[str, str, bool], None] = lambda *_: None,
         on_change: AdapterObserver = unobserved,
     ) -> None:
         """`on_freed(name, version)` is called when a version has left host memory.
 
         It may run in the engine's thread (the last lease ends there) and must not block.
-        `on_change` is told of what enters and leaves host memory, and of names.
+        `on_pinned(name, version, pinned)` is called when one is pinned, or let go; `on_change` is
+        told of what enters and leaves host memory, and of names.
         """
         self.store = store
         self._base = base
@@ -63,6 +65,7 @@ class AdapterTiers:
         self._max_host_bytes = limits.artifact.max_host_bytes
         self._metrics = metrics
         self._on_freed = on_freed
+        self._on_pinned = on_pinned
         self._on_change = on_change
         self._lock = threading.Lock()
         self._residents: dict[Key, Resident] = {}
@@ -148,9 +151,7 @@ class AdapterTiers:
             resident = self._residents.get((exact.name, exact.selector))
             if resident is None:
                 raise AdapterNotFoundError(str(exact))
-            if resident.pinned != pinned:
-                resident.pinned = pinned
-                self._tell(AdapterChange.PINNED, (exact.name, exact.selector), pinned=pinned)
+            self._pin(resident, pinned)
         return exact
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -257,9 +258,8 @@ class AdapterTiers:
                 self._residents[name, version] = resident
                 self._tell(AdapterChange.LOADED, (name, version))
             resident.retired = False
-            if pin and not resident.pinned:
-                resident.pinned = True
-                self._tell(AdapterChange.PINNED, (name, version), pinned=True)
+            if pin:
+                self._pin(resident, True)
             if wanted is None:
                 self._withdrawn -= {name, f"{name}@{version}"}
                 self._current[name] = version
@@ -313,6 +313,13 @@ class AdapterTiers:
         del self._residents[key]
         self._tell(AdapterChange.TIER, key)
         return [key]
+
+    def _pin(self, resident: Resident, pinned: bool) -> None:
+        if resident.pinned != pinned:
+            resident.pinned = pinned
+            key = (resident.adapter.name, resident.adapter.version)
+            self._on_pinned(*key, pinned)
+            self._tell(AdapterChange.PINNED, key, pinned=pinned)
 
     def _tell(
         self, kind: AdapterChange, key: Key, *, alias: str = "", pinned: bool = False

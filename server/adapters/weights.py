@@ -76,15 +76,19 @@ class AdapterWeights:
     @cached_property
     def size_bytes(self) -> int:
         """Memory its tensors take."""
-        return sum(tensor.nbytes for tensor in _tensors(self))
+        return sum(tensor.nbytes for tensor in tensors_of(self))
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in an adapter's dataclasses, mappings and tuples."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from tensors_of(item)
     elif is_dataclass(value):
         for part in fields(value):
-            yield from _tensors(getattr(value, part.name))
+            yield from tensors_of(getattr(value, part.name))

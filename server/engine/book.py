@@ -49,6 +49,11 @@ class RequestBook:
         """Those of the open requests."""
         return tuple(self._answers.values())
 
+    @property
+    def next_deadline_s(self) -> float | None:
+        """The earliest deadline, maybe of a request that has ended; None without any."""
+        return self._deadlines[0][0] if self._deadlines else None
+
     def is_open(self, answer: Answer) -> bool:
         """Whether its terminal event is still to come."""
         return self._answers.get(answer.request.request_id) is answer

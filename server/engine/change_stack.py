@@ -54,6 +54,11 @@ class ChangeStacker:
             self._row_multiple,
         )
 
+    def forget(self, placed: PlacedAdapter) -> None:
+        """Drops the stack if it holds the adapter."""
+        if placed in self._stacked:
+            self._restack(())
+
     def _restack(self, adapters: tuple[PlacedAdapter, ...]) -> None:
         self._stacked = adapters
         changes = [placed.changes for placed in adapters]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 import torch
 
@@ -14,6 +15,8 @@ from server.engine.deadlines import HopelessDeadlines
 from server.engine.generation import Generation, Sample, draw_next
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
+from server.engine.placing import Placer
+from server.engine.prefetch import InlineExecutor, Prefetcher
 from server.engine.prefix_cache import PrefixCache
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
@@ -22,7 +25,6 @@ from server.engine.sequence import Sequence
 from server.engine.slots import AdapterSlots
 from server.errors import (
     AdapterRefusedError,
-    DeadlineError,
     ServerError,
 )
 from server.models.loader import LoadedBase
@@ -43,6 +45,8 @@ class EngineCore:
 
     `on_ended` is called with a request's id just before its terminal event, `on_change` when an
     adapter goes to a device slot or out of it. `clock` counts seconds; deadlines are on it.
+
+    Adapters are placed by `loader`, which calls `on_placed` for each; by default within the step.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class EngineCore:
         on_ended: Callable[[str], None] = lambda _: None,
         on_change: AdapterObserver = unobserved,
         clock: Callable[[], float] = time.monotonic,
+        loader: Executor | None = None,
+        on_placed: Callable[[], None] = lambda: None,
     ) -> None:
         self._base = base
         self._config = config
@@ -72,12 +78,19 @@ class EngineCore:
             enabled=config.prefix_cache,
         )
         self._slots = AdapterSlots(
-            base.decoder.groups,
             config.num_adapter_slots,
-            base.dtype,
-            base.device,
-            metrics.adapter_placed,
+            config.adapter_slot_bytes,
+            lambda placed: self._runner.forget(placed),
             on_change,
+        )
+        self._adapters = Prefetcher(
+            self._slots,
+            Placer(base.decoder.groups, base.dtype, base.device),
+            loader or InlineExecutor(),
+            base.device,
+            on_placed,
+            metrics.adapter_placed,
+            self._prefixes.forget,
         )
         self._hopeless = HopelessDeadlines(config, self._prefixes, clock)
         self._scheduler = Scheduler(
@@ -85,7 +98,7 @@ class EngineCore:
             self._pool,
             cache,
             self._prefixes,
-            self._slots,
+            self._adapters,
             on_preempted=lambda _: metrics.preempted(),
             on_failed=self._not_admitted,
             refuse=self._hopeless.check,
@@ -107,6 +120,11 @@ class EngineCore:
     def has_work(self) -> bool:
         """Whether any request has not ended."""
         return bool(self._book.answers)
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """The earliest deadline of an open request, or one that has ended meanwhile."""
+        return self._book.next_deadline_s
 
     @property
     def num_unstarted(self) -> int:
@@ -150,17 +168,24 @@ class EngineCore:
                 logger.exception("request %s left something behind", answer.request.request_id)
 
     def evict(self, name: str, version: str) -> None:
-        """Empties an adapter's slot, now or when its last sequence leaves, and forgets its
-        prefixes."""
-        self._slots.evict((name, version))
-        self._prefixes.forget((name, version))
+        """Empties an adapter's slot and forgets its prefixes, now or when its last sequence ends,
+        waiting or running."""
+        self._adapters.evict((name, version))
+
+    def pin(self, name: str, version: str, pinned: bool) -> None:
+        """Keeps an adapter in its slot, once it is there, as long as others can make room."""
+        self._slots.pin((name, version), pinned)
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """Runs one step: schedule, run, postprocess. A failure ends the requests in it."""
+    def step(self) -> bool:
+        """Runs one step: schedule, run, postprocess. A failure ends the requests in it.
+
+        False if there was nothing to run: no request is open, or all wait for adapters that are
+        being placed.
+        """
         chunks = self._scheduler.schedule()
         if not chunks:
-            return
+            return False
         started = time.perf_counter()
         answers = dict.fromkeys(chunk.sequence.answer for chunk in chunks)
         self._num_prompt += self._book.start(answers, len(chunks))
@@ -190,6 +215,7 @@ class EngineCore:
                 num_prefix_hits=num_hits,
             )
         )
+        return True
 
     def is_placed(self, name: str, version: str) -> bool:
         """Whether an adapter is in a device slot. Safe from any thread."""
@@ -308,10 +334,9 @@ class EngineCore:
         self._book.end_if_done(answer)
 
     def _not_admitted(self, sequence: Sequence, error: Exception) -> None:
-        if not isinstance(error, DeadlineError):
-            label = request_label(sequence.answer.request)
-            logger.error("%s cannot be placed", label, exc_info=error)
-        self._book.fail(sequence.answer, error)
+        # Another sequence of the same request may have failed just before.
+        if self._book.is_open(sequence.answer):
+            self._book.fail(sequence.answer, error)
 
 
 def _not_finite(request: Request) -> ServerError:

@@ -10,6 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 
 from server.config import EngineConfig
@@ -23,6 +25,9 @@ from server.types import AdapterObserver, EngineMetrics, EngineStats, Request, u
 
 logger = logging.getLogger(__name__)
 
+# Far deadlines are more than a lock's timeout can hold.
+_MAX_WAIT_S = 3600.0
+
 
 class Engine:
     """Runs requests. Every method is safe from any thread."""
@@ -33,12 +38,18 @@ class Engine:
         config: EngineConfig,
         metrics: EngineMetrics,
         on_change: AdapterObserver = unobserved,
+        loader: Executor | None = None,
     ) -> None:
-        """`on_change` is told of adapters that go to device slots or out of them."""
+        """`on_change` is told of adapters that go to device slots or out of them.
+
+        `loader` makes their device forms, beside the steps; by default steps wait for that.
+        """
         self.base = base
         self.config = config
         self._metrics = metrics
-        self._core = EngineCore(base, config, metrics, self._ended, on_change)
+        self._core = EngineCore(
+            base, config, metrics, self._ended, on_change, loader=loader, on_placed=self._wake
+        )
         self.max_context = self._core.max_context
         """Most positions of one request: the model's context, or the whole cache."""
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -46,7 +57,11 @@ class Engine:
         self._changed = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._cancelled: set[str] = set()
-        self._evicted: list[tuple[str, str]] = []
+        self._orders: list[Callable[[], None]] = []
+        # An adapter has been placed since the last step began.
+        self._has_placed = False
+        # The last step found nothing that could run.
+        self._is_blocked = False
         self._active: set[str] = set()
         self._num_queued = 0
         self._stop_at: float | None = None
@@ -91,9 +106,12 @@ class Engine:
 
     def evict(self, name: str, version: str) -> None:
         """Drops an adapter's device slot as soon as no sequence uses it."""
-        with self._changed:
-            self._evicted.append((name, version))
-            self._changed.notify()
+        self._order(partial(self._core.evict, name, version))
+
+    def pin(self, name: str, version: str, pinned: bool) -> None:
+        """Keeps an adapter in its device slot, once it has one, as long as others can make room;
+        until it is unpinned or evicted."""
+        self._order(partial(self._core.pin, name, version, pinned))
 
     def is_placed(self, name: str, version: str) -> bool:
         """Whether an adapter is in a device slot."""
@@ -122,24 +140,25 @@ class Engine:
             try:
                 self._take_messages()
                 self._core.expire(time.monotonic())
-                self._core.step()
+                has_run = self._core.step()
             except Exception as error:
                 logger.exception("the engine failed; its requests end")
                 self._core.fail_all(error)
+                has_run = False
             with self._changed:
+                self._is_blocked = not has_run
                 self._num_queued = len(self._inbox) + self._core.num_unstarted
 
     def _is_over(self) -> bool:
         """Waits for something to do. True once stopping has come to its end."""
         with self._changed:
-            while not (
-                self._inbox
-                or self._cancelled
-                or self._evicted
-                or self._core.has_work
-                or self._stop_at is not None
-            ):
-                self._changed.wait()
+            while not self._has_something_to_do():
+                until = self._next_time()
+                now = time.monotonic()
+                if until is not None and until <= now:
+                    break
+                self._changed.wait(None if until is None else min(until - now, _MAX_WAIT_S))
+            self._has_placed = False
             if self._stop_at is None:
                 return False
             drained = not (self._inbox or self._core.has_work)
@@ -147,6 +166,18 @@ class Engine:
         if timed_out and not drained:
             self._end_all()
         return drained or timed_out
+
+    def _has_something_to_do(self) -> bool:
+        if self._inbox or self._cancelled or self._orders or self._has_placed:
+            return True
+        return not self._is_blocked if self._core.has_work else self._stop_at is not None
+
+    def _next_time(self) -> float | None:
+        """When something is to do even if nobody says so."""
+        if not self._core.has_work:
+            return None
+        times = (self._stop_at, self._core.next_deadline_s)
+        return min((at for at in times if at is not None), default=None)
 
     def _end_all(self) -> None:
         self._take_messages()
@@ -156,11 +187,12 @@ class Engine:
         with self._changed:
             inbox, self._inbox = self._inbox, deque()
             cancelled, self._cancelled = self._cancelled, set()
-            evicted, self._evicted = self._evicted, []
-        messages = (
+            orders, self._orders = self._orders, []
+        messages: tuple[Callable[[], None], ...] = (
+            # First: a version that was freed may be back and wanted.
+            *orders,
             *(partial(self._core.add, request) for request in inbox),
             *(partial(self._core.cancel, request_id) for request_id in cancelled),
-            *(partial(self._core.evict, name, version) for name, version in evicted),
         )
         for message in messages:
             try:
@@ -168,6 +200,16 @@ class Engine:
             except Exception:
                 # The messages behind it are in no queue any more, and must not be lost.
                 logger.exception("a message to the engine failed")
+
+    def _order(self, order: Callable[[], None]) -> None:
+        with self._changed:
+            self._orders.append(order)
+            self._changed.notify()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._has_placed = True
+            self._changed.notify()
 
     def _ended(self, request_id: str) -> None:
         with self._changed:

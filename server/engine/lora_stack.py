@@ -70,6 +70,11 @@ class LoraStacker:
             return None
         return LoraStep(masked, tuple(segments), self._row_multiple)
 
+    def forget(self, placed: PlacedAdapter) -> None:
+        """Drops the stack if it holds the adapter."""
+        if placed in self._stacked:
+            self._restack([])
+
     def _native_step(
         self,
         native: Native,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.adapters.weights import AdapterWeights, LinearChange, LowRank
+from server.adapters.weights import AdapterWeights, LinearChange, LowRank, tensors_of
 from server.kernels import Affine, Changes, Detour, LoraGroup, describe
 from server.models.layers import LinearGroup
 
@@ -20,11 +20,10 @@ class PlacedAdapter:
     """An adapter in a slot: `groups` hold its low-rank updates, `changes` what else it changes,
     `embeddings` [n, hidden] its virtual tokens.
 
-    `serial` is from 1, another for each placing.
+    `serial` is from 1, another for each placing, once it is in a slot.
     """
 
     key: Key
-    serial: int
     groups: dict[int, LoraGroup]
     changes: Changes | None
     embeddings: torch.Tensor | None
@@ -32,6 +31,7 @@ class PlacedAdapter:
     """`groups` as the native kernel reads them."""
     rank: int = 0
     """Largest LoRA rank."""
+    serial: int = 0
     num_users: int = 0
 
 
@@ -45,7 +45,11 @@ class Placer:
         self._dtype = dtype
         self._device = device
 
-    def place(self, key: Key, serial: int, weights: AdapterWeights) -> PlacedAdapter:
+    def num_bytes(self, weights: AdapterWeights) -> int:
+        """About what the device form of `weights` takes: its values in the base's type."""
+        return sum(tensor.numel() for tensor in tensors_of(weights)) * self._dtype.itemsize
+
+    def place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         """The device form of `weights`, which were checked against the base."""
         lora: dict[int, LoraGroup] = {}
         affine: dict[int, Affine] = {}
@@ -70,7 +74,6 @@ class Placer:
         prompt = weights.prompt
         return PlacedAdapter(
             key,
-            serial,
             lora,
             Changes(affine, detours) if affine or detours else None,
             None if prompt is None else self._to_device(prompt),

@@ -41,6 +41,11 @@ class Runner:
             context.attention = context.lora = context.changes = None
         return logits[: batch.num_logit_rows]
 
+    def forget(self, placed: PlacedAdapter) -> None:
+        """Keeps nothing of an adapter that has left its slot."""
+        self._stacker.forget(placed)
+        self._changes.forget(placed)
+
     def _attention(self, batch: Batch) -> AttentionStep:
         native = self._native
         short = self._short_rows(batch.chunks[: batch.num_short_chunks])

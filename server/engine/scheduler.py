@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 
 from server.config import EngineConfig
 from server.engine.kv_cache import BlockPool, KVCache
+from server.engine.prefetch import Prefetcher
 from server.engine.prefix_cache import PrefixCache
 from server.engine.sequence import Chunk, Sequence
-from server.engine.slots import AdapterSlots
 from server.engine.waiting import WaitingQueue
 
 
@@ -16,9 +16,9 @@ class Scheduler:
 
     Running sequences keep their place in every step; waiting ones join as `WaitingQueue` says, and
     nobody overtakes a sequence that waits for blocks. When blocks run out, the last by its rank
-    loses its blocks and computes again later. `on_failed` is told of a sequence whose adapter
-    cannot be placed, or whose admission `refuse` gives a reason against, and must remove it.
-    `clock` counts seconds.
+    loses its blocks and computes again later. Whose adapter is being placed holds up nobody.
+    `on_failed` is told of a sequence whose adapter cannot be placed, or whose admission `refuse`
+    gives a reason against, and must remove it. `clock` counts seconds.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Scheduler:
         pool: BlockPool,
         cache: KVCache,
         prefixes: PrefixCache,
-        slots: AdapterSlots,
+        adapters: Prefetcher,
         on_preempted: Callable[[Sequence], None],
         on_failed: Callable[[Sequence, Exception], None],
         refuse: Callable[[Sequence], Exception | None] = lambda _: None,
@@ -37,7 +37,7 @@ class Scheduler:
         self._pool = pool
         self._cache = cache
         self._prefixes = prefixes
-        self._slots = slots
+        self._adapters = adapters
         self._on_preempted = on_preempted
         self._on_failed = on_failed
         self._refuse = refuse
@@ -57,6 +57,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Takes a new sequence. Its positions must fit the whole pool."""
+        self._adapters.want(sequence)
         self._waiting.add(sequence, self._clock())
 
     def remove(self, sequence: Sequence) -> None:
@@ -66,6 +67,7 @@ class Scheduler:
         else:
             self._waiting.remove(sequence)
         self._release(sequence)
+        self._adapters.unwant(sequence)
 
     def fork(self, parent: Sequence, children: Iterable[Sequence]) -> None:
         """Replaces a computed sequence by others that begin with its positions and share its
@@ -95,7 +97,10 @@ class Scheduler:
             self.remove(parent)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step; empty only if there is nothing to do."""
+        """The chunks of the next step; empty if there is nothing to do until an adapter is
+        placed."""
+        for sequence, error in self._adapters.collect():
+            self._on_failed(sequence, error)
         chunks: dict[Sequence, Chunk] = {}
         budget, now = self._config.max_step_tokens, self._clock()
         # Decoding first: a long prompt must not stall those who are talking.
@@ -113,17 +118,11 @@ class Scheduler:
                 chunks[sequence] = self._chunk(sequence, count)
                 budget -= count
         while budget > 0 and len(self._running) < self._config.max_batch_size:
-            candidate = self._waiting.next(now, self._can_place)
+            candidate = self._next(now)
             if candidate is None or not self._can_admit(candidate, now):
                 break
-            sequence, lease = candidate, candidate.answer.request.lease
-            if lease is not None:
-                try:
-                    sequence.placed = self._slots.acquire(lease)
-                except Exception as error:
-                    # Such as a device without memory for the weights: no fault of the others.
-                    self._on_failed(sequence, error)
-                    continue
+            sequence = candidate
+            self._adapters.acquire(sequence)
             self._prefixes.reuse(sequence)
             reason = self._refuse(sequence)
             if reason is not None:
@@ -133,6 +132,7 @@ class Scheduler:
             self._running.append(sequence)
             chunks[sequence] = self._chunk(sequence, min(sequence.num_remaining, budget))
             budget -= chunks[sequence].count
+        self._adapters.prefetch()
         self._waiting.charge(chunks.values())
         return list(chunks.values())
 
@@ -141,7 +141,7 @@ class Scheduler:
         everyone = self.sequences
         assert len(set(everyone)) == len(everyone), "a sequence is there twice"
         self._pool.check_integrity(sequence.blocks for sequence in everyone)
-        self._slots.check_integrity([s.placed for s in everyone if s.placed is not None])
+        self._adapters.check_integrity(everyone)
         self._waiting.check_integrity()
         assert all(s.placed is None for s in self._waiting), "a waiting sequence holds a slot"
         assert len(self._running) <= self._config.max_batch_size
@@ -164,12 +164,18 @@ class Scheduler:
             sequence.blocks += blocks
         return Chunk(sequence, start, count)
 
-    def _can_place(self, sequence: Sequence) -> bool:
-        lease = sequence.answer.request.lease
-        return lease is None or self._slots.can_acquire(lease)
+    def _next(self, now: float) -> Sequence | None:
+        is_first = True
+
+        def can_run(sequence: Sequence) -> bool:
+            nonlocal is_first
+            urgent, is_first = is_first, False
+            return self._adapters.is_ready(sequence, urgent=urgent)
+
+        return self._waiting.next(now, can_run, self._adapters.is_coming)
 
     def _can_admit(self, sequence: Sequence, now: float) -> bool:
-        if not self._can_place(sequence):
+        if not self._adapters.is_ready(sequence, urgent=False):
             return False
         while not self._fits(sequence) and not self._running:
             # Only forks that wait hold blocks now; without taking them nobody would ever run.
@@ -216,6 +222,4 @@ class Scheduler:
         # The end of a prefix is of no use without its beginning: it goes first.
         self._pool.free(reversed(sequence.blocks))
         sequence.blocks = []
-        if sequence.placed is not None:
-            self._slots.release(sequence.placed)
-            sequence.placed = None
+        self._adapters.release(sequence)

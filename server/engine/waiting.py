@@ -28,8 +28,9 @@ class WaitingQueue:
     Whoever has waited for `max_wait_s` is overdue, and every second place goes to the oldest such
     one, whatever its priority and share. Not every place: a backlog older than `max_wait_s` would
     else hold up everybody who comes later. While the oldest cannot run on its turn, nobody else
-    gets a place. So a sequence with `n` older ones before it is admitted within `2 * n + 2` places
-    after it became overdue. Not thread-safe.
+    gets a place, unless its adapter is on the way. So a sequence with `n` older ones before it is
+    admitted within `2 * n + 2` places after it became overdue, not counting those that are given
+    away while an adapter is on the way. Not thread-safe.
     """
 
     def __init__(self, max_wait_s: float, max_waiting: int) -> None:
@@ -73,15 +74,22 @@ class WaitingQueue:
         elif sequence in self._claimants:
             self._claimants.remove(sequence)
 
-    def next(self, now: float, can_run: Callable[[Sequence], bool]) -> Sequence | None:
+    def next(
+        self,
+        now: float,
+        can_run: Callable[[Sequence], bool],
+        is_coming: Callable[[Sequence], bool] = lambda _: False,
+    ) -> Sequence | None:
         """Who gets the next place: nobody, if None; nobody else, if it cannot have it.
 
-        `can_run` tells whether a sequence's adapter can be had. Those whose adapter cannot are
-        passed over until they are overdue.
+        `can_run` tells whether a sequence's adapter can be had, and `is_coming`, where it cannot,
+        whether it is on the way. Those whose adapter cannot be had are passed over, until they are
+        overdue and it is not on the way either. Whose turn it is, is the first that `can_run` is
+        asked about.
         """
         if self._is_turn_of_overdue:
             overdue = self._oldest_overdue(now)
-            if overdue is not None:
+            if overdue is not None and (can_run(overdue) or not is_coming(overdue)):
                 return overdue
         priorities = {-sequence.order[0] for sequence in self._claimants}.union(self._lines)
         for priority in sorted(priorities, reverse=True):

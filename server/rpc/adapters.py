@@ -34,7 +34,9 @@ class AdapterServer(AdapterServiceServicer):
     tiers: AdapterTiers
     catalog: Catalog
     executor: Executor
-    """Runs what reads the disk."""
+    """Answers questions, which read the disk."""
+    loader: Executor
+    """Loads adapters."""
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -77,7 +79,7 @@ class AdapterServer(AdapterServiceServicer):
             exact = self.tiers.load(request.name, request.source, request.pin)
             return self.catalog.status(exact), time.monotonic() - started
 
-        status, load_s = await self._beside(load)
+        status, load_s = await self._load(load)
         return pb.LoadAdapterResponse(adapter=convert.adapter(status), load_s=load_s)
 
     async def UnloadAdapter(
@@ -97,7 +99,7 @@ class AdapterServer(AdapterServiceServicer):
         def pin() -> AdapterStatus:
             return self.catalog.status(self.tiers.pin(reference, request.pinned))
 
-        return pb.PinAdapterResponse(adapter=convert.adapter(await self._beside(pin)))
+        return pb.PinAdapterResponse(adapter=convert.adapter(await self._load(pin)))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Points an alias of the store at a version, or removes it."""
@@ -116,6 +118,9 @@ class AdapterServer(AdapterServiceServicer):
         """Not served yet."""
         raise UnsupportedError("WatchAdapters: this server does not support it yet")
         yield
+
+    async def _load(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.loader, work)
 
     async def _beside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
