@@ -50,14 +50,14 @@ class AdapterTiers:
         limits: TierLimits,
         metrics: Metrics,
         on_freed: Callable[[str, str], None],
-        on_pinned: Callable[[str, str, bool], None] = lambda *_: None,
         on_change: AdapterObserver = unobserved,
+        on_pinned: Callable[[str, str, bool], None] = lambda *_: None,
     ) -> None:
         """`on_freed(name, version)` is called when a version has left host memory.
 
         It may run in the engine's thread (the last lease ends there) and must not block.
-        `on_pinned(name, version, pinned)` is called when one is pinned, or let go; `on_change` is
-        told of what enters and leaves host memory, and of names.
+        `on_change` is told of what enters and leaves host memory, and of names;
+        `on_pinned(name, version, pinned)` is called when a version is pinned, or let go.
         """
         self.store = store
         self._base = base

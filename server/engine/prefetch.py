@@ -7,7 +7,7 @@ executor, and a step only adopts what is finished: nobody who runs waits for it.
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from functools import partial
 from itertools import islice
@@ -108,7 +108,7 @@ class Prefetcher:
         if key is None:
             return True
         if urgent and key in self._missing:
-            self._begin(key, keep=None)
+            self._begin(key, urgent=True)
         return key in self._slots
 
     def is_coming(self, sequence: Sequence) -> bool:
@@ -133,7 +133,7 @@ class Prefetcher:
         if not self._missing:
             return
         for key in tuple(islice(self._missing, max(0, _MAX_AHEAD - len(self._begun)))):
-            if not self._begin(key, keep=self._wanting):
+            if not self._begin(key, urgent=False):
                 break
 
     def collect(self) -> list[tuple[Sequence, Exception]]:
@@ -167,7 +167,7 @@ class Prefetcher:
         used = [s.placed for s in everyone if s.placed is not None]
         self._slots.check_integrity(used, self._begun)
 
-    def _begin(self, key: Key, keep: Collection[Key] | None) -> bool:
+    def _begin(self, key: Key, *, urgent: bool) -> bool:
         """Begins to place an adapter that is missing, or fails it; False if there is no room."""
         lease = next(iter(self._wanting[key])).answer.request.lease
         assert lease is not None
@@ -181,7 +181,7 @@ class Prefetcher:
             del self._missing[key]
             self._on_finished()
             return True
-        left = self._slots.reserve(key, size, keep)
+        left = self._slots.reserve(key, size, self._wanting, urgent=urgent)
         if left is None:
             return False
         del self._missing[key]

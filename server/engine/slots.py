@@ -54,19 +54,20 @@ class AdapterSlots:
                 f"engine.adapter_slot_bytes {self._max_bytes}"
             )
 
-    def reserve(self, key: Key, size: int, keep: Collection[Key] | None) -> list[Key] | None:
+    def reserve(
+        self, key: Key, size: int, wanted: Collection[Key], *, urgent: bool
+    ) -> list[Key] | None:
         """Sets room aside for an adapter that is being placed; returns those who left for it, None
         if there is no room.
 
-        Adapters that nobody uses leave for it, the least recently used first. With `keep`, those
-        named there and pinned ones stay. Without, everyone who is not in use may go, pinned ones
-        last.
+        Adapters that nobody uses leave for it, the least recently used first. Pinned ones and
+        those that are `wanted` stay, unless it is `urgent` and the others are not enough.
         """
         free = [k for k, placed in self._placed.items() if placed.num_users == 0]
-        if keep is None:
-            free.sort(key=self._pinned.__contains__)
+        if urgent:
+            free.sort(key=lambda k: (k in self._pinned, k in wanted))
         else:
-            free = [k for k in free if k not in keep and k not in self._pinned]
+            free = [k for k in free if k not in wanted and k not in self._pinned]
         chosen: list[Key] = []
         while self._lacks(size, chosen):
             if len(chosen) == len(free):

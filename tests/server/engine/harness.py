@@ -1,8 +1,11 @@
 """Drives the engine's core step by step, without a thread."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +145,37 @@ class Inbox:
         return self.terminal.error
 
 
+class Later(Executor):
+    """Does its work when it is told to: a loader's thread at the test's pace."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.jobs.append((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def finish(self, count: int = 1) -> None:
+        """Does the next pieces of work."""
+        for _ in range(count):
+            future, work = self.jobs.popleft()
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+
 class Driver:
     """An engine core whose every step is checked."""
 
     def __init__(
-        self, base: LoadedBase, *, clock: Callable[[], float] = time.monotonic, **config: Any
+        self,
+        base: LoadedBase,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        loader: Executor | None = None,
+        **config: Any,
     ) -> None:
         self.metrics = Recorder()
         self.clock = clock
@@ -157,6 +186,7 @@ class Driver:
             self.metrics,
             on_change=self.changes.append,
             clock=clock,
+            loader=loader,
         )
         self._count = 0
 
@@ -194,10 +224,12 @@ class Driver:
         self.core.add(replace(request, emit=inbox))
         return inbox
 
-    def step(self) -> None:
+    def step(self) -> bool:
+        """Whether anything ran."""
         self.core.expire(self.clock())
-        self.core.step()
+        has_run = self.core.step()
         self.core.check_integrity()
+        return has_run
 
     def run(self, max_steps: int = 10_000) -> None:
         """Steps until every request has ended."""

@@ -1,0 +1,480 @@
+"""Adapters are placed beside the steps: who waits, who does not, and what makes room."""
+
+import gc
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from server.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.loader import Loader
+from server.engine.placing import Placer
+from server.errors import AdapterMemoryError, RequestCancelledError
+from server.models.loader import LoadedBase
+from server.types import Event, Failed, Finished, Tier
+from tests.server.engine.conftest import Tiny
+from tests.server.engine.harness import (
+    Driver,
+    HeldAdapter,
+    Inbox,
+    Later,
+    Recorder,
+    read_adapter,
+)
+
+Held = dict[str, HeldAdapter]
+_PROMPT = (5, 6, 7, 8, 9)
+
+
+@pytest.fixture
+def later() -> Later:
+    return Later()
+
+
+def test_others_run_while_an_adapter_is_placed(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    alone = Driver(loaded)
+    expected = alone.add(_PROMPT, held["wide"])
+    alone.run()
+    driver = Driver(loaded, loader=later)
+    beside = driver.add(_PROMPT, max_tokens=6)
+    waiting = driver.add(_PROMPT, held["wide"])
+    while beside.terminal is None:
+        assert driver.step()
+    assert not waiting.events
+    assert not driver.step()
+    assert driver.core.stats().slots == ()
+    later.finish()
+    driver.run()
+    assert waiting.finished.token_ids == expected.finished.token_ids
+    assert driver.metrics.placed == ["wide"]
+
+
+def test_who_waits_for_an_adapter_is_overtaken_even_when_overdue(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    now = [0.0]
+    driver = Driver(loaded, loader=later, clock=lambda: now[0], max_wait_s=30.0)
+    waiting = driver.add(_PROMPT, held["wide"], priority=9)
+    assert not driver.step()
+    now[0] = 31.0
+    beside = driver.add(_PROMPT, max_tokens=1)
+    driver.step()
+    assert beside.finished
+    later.finish()
+    driver.run()
+    assert waiting.finished
+
+
+def test_a_failed_placing_fails_its_own_requests(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    driver = Driver(loaded, loader=later)
+    failing = [
+        driver.add(_PROMPT, held["wide"], num_samples=3),
+        driver.add(_PROMPT, held["wide"], continuations=((1,), (2, 3))),
+    ]
+    beside = driver.add(_PROMPT, held["narrow"])
+    driver.step()
+    future, _ = later.jobs.popleft()
+    future.set_exception(MemoryError("no room on the device"))
+    later.finish()
+    driver.run()
+    assert all(isinstance(inbox.error, MemoryError) for inbox in failing)
+    assert held["wide"].num_released == 2
+    assert beside.finished
+    again = driver.add(_PROMPT, held["wide"])
+    driver.step()
+    later.finish()
+    driver.run()
+    assert again.finished
+
+
+def test_cancelled_while_its_adapter_is_placed(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    driver = Driver(loaded, loader=later)
+    request = driver.request(_PROMPT, held["wide"])
+    inbox = driver.submit(request)
+    driver.step()
+    driver.core.cancel(request.request_id)
+    assert isinstance(inbox.error, RequestCancelledError)
+    # As when its version left host memory with the lease.
+    driver.core.evict("wide", "v1")
+    driver.core.check_integrity()
+    later.finish()
+    driver.step()
+    assert driver.core.stats().slots == ()
+
+
+def test_evicted_while_queued_is_not_placed_twice(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    """The message that an earlier load has left host memory comes late."""
+    driver = Driver(loaded, loader=later, max_batch_size=1)
+    first = driver.add(_PROMPT, held["wide"], max_tokens=3)
+    driver.step()
+    later.finish()
+    driver.step()
+    queued = driver.add(_PROMPT, held["wide"], max_tokens=3)
+    driver.core.evict("wide", "v1")
+    driver.run()
+    assert first.finished.token_ids == queued.finished.token_ids
+    assert driver.metrics.placed == ["wide"]
+    assert driver.core.stats().slots == ()
+
+
+def test_a_slot_waits_for_who_is_queued(loaded: LoadedBase, held: Held) -> None:
+    """Prefetching for newcomers does not take the slots of those who wait longer."""
+    driver = Driver(loaded, num_adapter_slots=2, max_batch_size=1)
+    driver.add(_PROMPT, held["wide"], max_tokens=8)
+    driver.step()
+    for name in ("narrow", "late", "prompt", "narrow"):
+        driver.add(_PROMPT, held[name], max_tokens=2)
+    driver.run()
+    assert driver.metrics.placed == ["wide", "narrow", "late", "prompt"]
+
+
+def test_whose_turn_it_is_takes_the_slot_of_who_waits(
+    loaded: LoadedBase, held: Held, later: Later
+) -> None:
+    driver = Driver(loaded, loader=later, num_adapter_slots=1)
+    waiting = driver.add(_PROMPT, held["narrow"], max_tokens=2)
+    driver.step()
+    urgent = driver.add(_PROMPT, held["late"], max_tokens=2, priority=5)
+    later.finish()
+    assert not driver.step()
+    assert driver.metrics.placed == ["narrow"]
+    later.finish()
+    while urgent.terminal is None:
+        assert driver.step()
+        assert not waiting.events
+    driver.step()
+    later.finish()
+    driver.run()
+    assert waiting.finished
+    assert driver.metrics.placed == ["narrow", "late", "narrow"]
+
+
+def _bytes(driver: Driver) -> int:
+    return driver.core._slots.num_bytes
+
+
+def test_slots_share_bytes_without_padding(loaded: LoadedBase, held: Held) -> None:
+    roomy = Driver(loaded)
+    sizes = {}
+    for name, lease in held.items():
+        before = _bytes(roomy)
+        roomy.add(_PROMPT, lease, max_tokens=1)
+        roomy.run()
+        sizes[name] = _bytes(roomy) - before
+    assert sizes["wide"] > sizes["narrow"] > sizes["late"] > sizes["prompt"] > 0
+    placer = Placer(loaded.decoder.groups, loaded.dtype, loaded.device)
+    assert sizes == {name: placer.num_bytes(lease.weights) for name, lease in held.items()}
+    small = sizes["narrow"] + sizes["late"] + sizes["prompt"]
+    driver = Driver(loaded, adapter_slot_bytes=small)
+    for name in ("narrow", "late", "prompt", "narrow", "late", "prompt"):
+        driver.add(_PROMPT, held[name], max_tokens=1)
+        driver.run()
+    assert driver.metrics.placed == ["narrow", "late", "prompt"]
+    assert _bytes(driver) == small
+    tight = Driver(loaded, adapter_slot_bytes=sizes["wide"])
+    inboxes = [tight.add(_PROMPT, held[name], max_tokens=3) for name in [*held, *held]]
+    while tight.core.has_work:
+        tight.step()
+        assert _bytes(tight) <= sizes["wide"]
+    assert all(inbox.finished for inbox in inboxes)
+    assert {event.tier for event in tight.changes} == {Tier.DEVICE, Tier.HOST}
+
+
+def test_what_can_never_fit_is_refused(loaded: LoadedBase, held: Held) -> None:
+    driver = Driver(loaded, adapter_slot_bytes=1000)
+    refused = driver.add(_PROMPT, held["wide"])
+    beside = driver.add(_PROMPT)
+    driver.run()
+    assert isinstance(refused.error, AdapterMemoryError)
+    assert "'wide'" in str(refused.error)
+    assert "engine.adapter_slot_bytes 1000" in str(refused.error)
+    assert beside.finished
+
+
+def test_a_pinned_adapter_stays_when_possible(loaded: LoadedBase, held: Held) -> None:
+    driver = Driver(loaded, num_adapter_slots=2)
+    driver.core.pin("wide", "v1", True)
+    for name in ("wide", "narrow", "late", "narrow"):
+        driver.add(_PROMPT, held[name], max_tokens=1)
+        driver.run()
+    assert "wide@v1" in driver.core.stats().slots
+    # Not possible: two others run at once.
+    for name in ("narrow", "late"):
+        driver.add(_PROMPT, held[name], max_tokens=2)
+    driver.run()
+    assert "wide@v1" not in driver.core.stats().slots
+    driver.core.pin("narrow", "v1", True)
+    driver.core.pin("narrow", "v1", False)
+    for name in ("late", "wide"):
+        driver.add(_PROMPT, held[name], max_tokens=1)
+        driver.run()
+    assert "narrow@v1" not in driver.core.stats().slots
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_an_evicted_adapter_leaves_nothing(
+    loaded: LoadedBase, held: Held, deterministic: bool
+) -> None:
+    driver = Driver(loaded, deterministic=deterministic, num_adapter_slots=4)
+    # Enough adapters that a step stacks them.
+    leases = [HeldAdapter(str(i), replace(held["wide"].weights)) for i in range(4)]
+    for lease in leases:
+        driver.add(_PROMPT, lease, max_tokens=3)
+    driver.run()
+    placed = [weakref.ref(p) for p in driver.core._slots._placed.values()]
+    assert len(placed) == 4
+    for lease in leases:
+        driver.core.evict(lease.name, lease.version)
+    gc.collect()
+    assert [ref() for ref in placed] == [None] * 4
+    assert _bytes(driver) == 0
+    assert driver.core.stats().num_cached_blocks == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_workload_with_a_loader(seed: int, tiny: Tiny, loaded: LoadedBase) -> None:
+    """Versions come and go, pins and cancels, while placings end at any time or fail."""
+    generator = random.Random(seed)
+    weights = {name: read_adapter(path, loaded.info) for name, path in tiny.adapters.items()}
+    kinds = sorted(weights)
+    solos = {kind: _solo(loaded, weights[kind]) for kind in kinds}
+    later = Later()
+    driver = Driver(
+        loaded,
+        loader=later,
+        max_batch_size=generator.choice([2, 6]),
+        block_size=4,
+        num_blocks=generator.choice([20, 50]),
+        num_adapter_slots=generator.choice([1, 3, 5]),
+        adapter_slot_bytes=generator.choice([None, 70_000]),
+        max_wait_s=generator.choice([0.0, 60.0]),
+        deterministic=True,
+    )
+    # Each name's version says which weights it has; a lease count as the host tier has it.
+    current = dict.fromkeys(("a", "b", "c"), 0)
+    leases: dict[tuple[str, str], list[HeldAdapter]] = {}
+    jobs: list[tuple[Inbox, str, HeldAdapter]] = []
+    cancelled: set[int] = set()
+    broken = 0
+    for _ in range(120):
+        if generator.random() < 0.5:
+            name = generator.choice(sorted(current))
+            version = current[name]
+            kind = kinds[version % len(kinds)]
+            lease = HeldAdapter(name, weights[kind], f"v{version}")
+            leases.setdefault((name, lease.version), []).append(lease)
+            request = driver.request(
+                _PROMPT,
+                lease,
+                max_tokens=generator.choice([1, 5]),
+                priority=generator.choice([0, 3]),
+            )
+            jobs.append((driver.submit(request), kind, lease))
+            if generator.random() < 0.1:
+                cancelled.add(len(jobs) - 1)
+                driver.core.cancel(request.request_id)
+        if generator.random() < 0.2:
+            name = generator.choice(sorted(current))
+            current[name] += 1
+        if generator.random() < 0.1:
+            name = generator.choice(sorted(current))
+            driver.core.pin(name, f"v{current[name]}", generator.random() < 0.5)
+        for _ in range(generator.choice([0, 0, 1, 3])):
+            if later.jobs and generator.random() < 0.05:
+                broken += 1
+                later.jobs.popleft()[0].set_exception(MemoryError())
+            elif later.jobs:
+                later.finish()
+        driver.step()
+        _free(driver, leases, current)
+    while driver.core.has_work:
+        later.finish(len(later.jobs))
+        driver.step()
+    current = dict.fromkeys(current, -1)
+    _free(driver, leases, current)
+    later.finish(len(later.jobs))
+    driver.step()
+    num_broken = 0
+    for index, (inbox, kind, lease) in enumerate(jobs):
+        assert lease.num_released == 1
+        if isinstance(inbox.terminal, Finished):
+            tokens = inbox.finished.token_ids
+            assert tokens == solos[kind][: len(tokens)]
+        else:
+            num_broken += isinstance(inbox.error, MemoryError)
+            assert isinstance(inbox.error, MemoryError) or index in cancelled
+    assert bool(num_broken) <= bool(broken)
+    stats = driver.core.stats()
+    assert stats.slots == ()
+    assert (stats.num_used_blocks, stats.num_cached_blocks) == (0, 0)
+    assert _bytes(driver) == 0
+
+
+def _free(
+    driver: Driver, leases: dict[tuple[str, str], list[HeldAdapter]], current: dict[str, int]
+) -> None:
+    """What the host tier does: a superseded version leaves with its last lease."""
+    for key, given in list(leases.items()):
+        name, version = key
+        if version != f"v{current[name]}" and all(lease.num_released for lease in given):
+            driver.core.evict(name, version)
+            driver.core.check_integrity()
+            del leases[key]
+
+
+def _solo(loaded: LoadedBase, weights: Any) -> tuple[int, ...]:
+    driver = Driver(loaded, deterministic=True)
+    inbox = driver.add(_PROMPT, HeldAdapter("solo", weights), max_tokens=5)
+    driver.run()
+    return inbox.finished.token_ids
+
+
+class Gate(Later):
+    """Lets the test wait until there is work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_work = threading.Event()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        self.has_work.set()
+        return future
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def gated(loaded: LoadedBase, gate: Gate) -> Iterator[Engine]:
+    engine = Engine(loaded, EngineConfig(), Recorder(), loader=gate)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def _submit(engine: Engine, driver: Driver, *args: Any, **options: Any) -> Future[Event]:
+    done: Future[Event] = Future()
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Finished | Failed):
+            done.set_result(event)
+
+    engine.submit(replace(driver.request(*args, **options), emit=emit))
+    return done
+
+
+def test_the_engine_sleeps_until_a_placing_is_finished(
+    loaded: LoadedBase, held: Held, gated: Engine, gate: Gate
+) -> None:
+    driver = Driver(loaded)
+    done = _submit(gated, driver, _PROMPT, held["wide"], max_tokens=2)
+    assert gate.has_work.wait(10)
+    began = time.thread_time(), time.process_time()
+    time.sleep(0.2)
+    # Nothing spins meanwhile, in this thread or the engine's.
+    assert time.process_time() - began[1] < 0.1
+    gate.finish()
+    assert isinstance(done.result(10), Finished)
+
+
+def test_deadlines_end_requests_whose_adapter_is_being_placed(
+    loaded: LoadedBase, held: Held, gated: Engine, gate: Gate
+) -> None:
+    driver = Driver(loaded)
+    deadline_s = time.monotonic() + 0.1
+    done = _submit(gated, driver, _PROMPT, held["wide"], deadline_s=deadline_s)
+    assert isinstance(done.result(10), Failed)
+    assert time.monotonic() >= deadline_s
+    assert gate.jobs
+
+
+def test_stop_does_not_wait_for_placings(
+    loaded: LoadedBase, held: Held, gated: Engine, gate: Gate
+) -> None:
+    driver = Driver(loaded)
+    done = _submit(gated, driver, _PROMPT, held["wide"])
+    assert gate.has_work.wait(10)
+    gated.stop(drain_s=0.05)
+    assert isinstance(done.result(0), Failed)
+
+
+def test_with_the_loader_thread(loaded: LoadedBase, held: Held) -> None:
+    loader = Loader(share=0.5, is_busy=lambda: True)
+    engine = Engine(loaded, EngineConfig(num_adapter_slots=2), Recorder(), loader=loader.ahead)
+    engine.start()
+    driver = Driver(loaded)
+    done = [
+        _submit(engine, driver, _PROMPT, held[name], max_tokens=4) for name in [*held, *held, *held]
+    ]
+    assert all(isinstance(future.result(30), Finished) for future in done)
+    engine.stop()
+    loader.shutdown()
+
+
+def test_the_loader_rests_in_proportion_while_requests_run() -> None:
+    busy = [True]
+    loader = Loader(share=0.2, is_busy=lambda: busy[0])
+
+    def work() -> float:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.02:
+            pass
+        return time.monotonic()
+
+    ends = [future.result(10) for future in [loader.submit(work) for _ in range(4)]]
+    assert all(b - a >= 0.1 for a, b in pairwise(ends))
+    # Whoever is waited for comes first, and at once.
+    slow = loader.submit(work)
+    began = time.monotonic()
+    urgent = loader.ahead.submit(work).result(10)
+    assert urgent - began < 0.07
+    assert slow.result(10) > urgent + 0.08
+    busy[0] = False
+    began = time.monotonic()
+    for future in [loader.submit(work) for _ in range(4)]:
+        future.result(10)
+    assert time.monotonic() - began < 0.3
+    loader.shutdown()
+
+
+def test_a_closed_loader_takes_no_work() -> None:
+    loader = Loader(share=1.0, is_busy=lambda: False)
+    started, go_on = threading.Event(), threading.Event()
+
+    def work() -> str:
+        started.set()
+        assert go_on.wait(10)
+        return "done"
+
+    first = loader.submit(work)
+    assert started.wait(10)
+    never = loader.submit(work)
+    loader.shutdown(wait=False, cancel_futures=True)
+    go_on.set()
+    assert first.result(10) == "done"
+    assert never.cancelled()
+    with pytest.raises(RuntimeError):
+        loader.submit(work)
+    failing = Loader(share=1.0, is_busy=lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        failing.submit(lambda: 1 / 0).result(10)
+    failing.shutdown()
