@@ -69,6 +69,7 @@ class App:
         # One: a grammar takes a core, and the engine needs the others.
         self._grammar_executor = ThreadPoolExecutor(1, "grammars")
         self._compiler: GrammarCompiler | None = None
+        self._store = AdapterStore(self.config.adapters.store)
 
     @property
     def address(self) -> str:
@@ -151,6 +152,7 @@ class App:
         self._grammar_executor.shutdown(wait=False, cancel_futures=True)
         if self._compiler is not None:
             await asyncio.to_thread(self._compiler.close)
+        self._store.close()
         if self.metrics_server is not None:
             self.metrics_server.close()
 
@@ -166,7 +168,7 @@ class App:
         assert adapters.max_host_bytes is not None, "resolved"
         tiers = AdapterTiers(
             info,
-            AdapterStore(adapters.store),
+            self._store,
             TierLimits(
                 artifact=ArtifactLimits(
                     max_bytes=adapters.max_adapter_bytes,

@@ -87,7 +87,11 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str, where: str = MANIFEST_FILE) -> Self:
         """Parses a manifest. Raises ArtifactError naming `where`, the field and the fault."""
-        data = parse_json_object(text, where)
+        return cls.from_object(parse_json_object(text, where), where)
+
+    @classmethod
+    def from_object(cls, data: dict[str, Any], where: str = MANIFEST_FILE) -> Self:
+        """The manifest in a JSON object, whose defaults are filled in. Raises as `from_json`."""
         if data.get("format") != MANIFEST_FORMAT:
             raise ArtifactError(
                 f"{where}: format is {data.get('format')!r}, this version reads {MANIFEST_FORMAT}"

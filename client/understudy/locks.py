@@ -116,9 +116,10 @@ class StoreLocks:
 def _open(path: Path, read_only: bool) -> int:
     if sys.platform != "linux":
         raise LocksUnsupportedError(f"stores cannot be locked on {sys.platform}")
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         if read_only and path.exists():
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(path, os.O_RDONLY | flags)
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     except OSError as error:
         raise ArtifactError(f"{LOCKS_FILE}: cannot be opened: {error.strerror}") from error

@@ -53,6 +53,14 @@ def version_of(content_hash: str) -> str:
     return content_hash[:VERSION_CHARS]
 
 
+def check_alias(alias: str) -> str:
+    """`alias`, if it may be one. Raises ArtifactError."""
+    check_name(alias, "alias")
+    if VERSION_PATTERN.fullmatch(alias):
+        raise ArtifactError(f"alias {alias!r} looks like a version")
+    return alias
+
+
 def temporary(beginning: str) -> str:
     """A name of its own for something that is being written or removed."""
     return beginning + secrets.token_hex(8)
@@ -94,8 +102,8 @@ def publish(artifact: Path, store: Path, name: str) -> str:
 
 def set_alias(store: Path, name: str, alias: str, version: str) -> None:
     """Points `alias` at `version`, atomically. Raises ArtifactError if there is no such version."""
-    _check_alias(name, alias)
-    folder = store / name
+    folder = store / check_name(name)
+    check_alias(alias)
     _check_version(folder, version)
     with StoreLocks(store, required=False) as locks, locks.held(name):
         # Again, now that nobody can remove it.
@@ -105,8 +113,8 @@ def set_alias(store: Path, name: str, alias: str, version: str) -> None:
 
 def remove_alias(store: Path, name: str, alias: str) -> None:
     """Removes an alias, if it exists."""
-    _check_alias(name, alias)
-    folder = store / name
+    folder = store / check_name(name)
+    check_alias(alias)
     if not (folder / alias).is_file():
         return
     with StoreLocks(store, required=False) as locks, locks.held(name):
@@ -173,13 +181,6 @@ def verify_version(store: Path, name: str, version: str) -> Manifest:
     if version_of(manifest.content_hash) != version:
         raise ArtifactError(f"{name}/{version}: content hash begins otherwise")
     return manifest
-
-
-def _check_alias(name: str, alias: str) -> None:
-    check_name(name)
-    check_name(alias, "alias")
-    if VERSION_PATTERN.fullmatch(alias):
-        raise ArtifactError(f"alias {alias!r} looks like a version")
 
 
 def _check_version(folder: Path, version: str) -> None:

@@ -10,7 +10,7 @@ from server.adapters.store import Reference
 from server.adapters.tiers import AdapterTiers
 from server.errors import AdapterNotFoundError
 from server.types import Residency, ResidentAdapter, Tier
-from understudy.artifact import TENSORS_FILE, ArtifactError, parse_json_object, read_text
+from understudy.artifact import ArtifactError, parse_json_object, read_text
 
 _MAX_EVALS = 100
 
@@ -131,28 +131,21 @@ class Catalog:
                 trained_quantization=adapter.trained_quantization,
                 warnings=adapter.warnings,
             )
-        tensors = self._store.directory(name, version) / TENSORS_FILE
-        manifest = self._store.manifest(name, version)
-        try:
-            size = tensors.stat().st_size
-        except OSError:
-            size = 0
-        if manifest is None:
+        facts = self._store.facts(name, version)
+        if facts is None:
             warnings = ("its manifest cannot be read",)
-            return AdapterStatus(
-                name, version, "", aliases, Tier.DISK, size_bytes=size, warnings=warnings
-            )
+            return AdapterStatus(name, version, "", aliases, Tier.DISK, warnings=warnings)
         return AdapterStatus(
             name=name,
             version=version,
-            method=manifest.method,
+            method=facts.method,
             aliases=aliases,
             tier=Tier.DISK,
-            rank=manifest.rank,
-            num_virtual_tokens=manifest.num_virtual_tokens,
-            size_bytes=size,
-            base_fingerprint=manifest.base_fingerprint,
-            trained_quantization=manifest.quantization,
+            rank=facts.rank,
+            num_virtual_tokens=facts.num_virtual_tokens,
+            size_bytes=facts.size_bytes,
+            base_fingerprint=facts.base_fingerprint,
+            trained_quantization=facts.quantization,
         )
 
 

@@ -13,7 +13,7 @@ class Resident:
 
     adapter: AdapterVersion
     stored: bool
-    """The store holds it, so that it can be evicted and come back."""
+    """The store has it and keeps it, so that it can be evicted and come back."""
     loaded_at: float
     last_used_at: float
     num_leases: int = 0

@@ -4,9 +4,13 @@ Names from requests are checked before they touch a path; symlinks are never fol
 store (see `understudy.store`). A server without a store folder sees an empty store.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.adapters.holds import StoreHolds
+from server.adapters.index import StoredFacts, StoreIndex
 from server.errors import AdapterNotFoundError, AdapterRefusedError, InvalidRequestError
 from understudy import store as layout
 from understudy.artifact import ArtifactError, Manifest, check_name, read_manifest
@@ -41,96 +45,117 @@ class AdapterStore:
 
     def __init__(self, root: Path | None) -> None:
         self.root = root
-        # Versions never change once published, so their manifests are read once.
-        self._manifests: dict[tuple[str, str], Manifest] = {}
+        self._index = StoreIndex(root) if root is not None else None
+        self._holds = StoreHolds(root) if root is not None else None
 
     def names(self) -> list[str]:
         """Adapters with at least one version, sorted."""
-        found = layout.names(self.root) if self.root is not None else []
-        return [name for name in found if _is_name(name)]
+        return self._index.names() if self._index is not None else []
 
     def versions(self, name: str) -> list[str]:
         """Versions of an adapter, newest first."""
-        if self.root is None:
-            return []
-        folder = self.root / name
-
-        def published(version: str) -> float:
-            try:
-                return (folder / version).stat().st_mtime
-            except FileNotFoundError:
-                # Removed since it was listed; whoever asks for it next learns that.
-                return 0.0
-
-        return sorted(layout.versions(self.root, name), key=published, reverse=True)
+        return list(self._entry(name).versions)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Alias -> version."""
-        if self.root is None or not (self.root / name).is_dir():
-            return {}
-        return layout.aliases(self.root, name)
+        return dict(self._entry(name).aliases)
 
     def aliases_of(self, name: str, version: str) -> tuple[str, ...]:
         """Aliases that point to a version, sorted."""
-        return tuple(sorted(a for a, v in self.aliases(name).items() if v == version))
+        return tuple(a for a, v in self._entry(name).aliases if v == version)
 
     def resolve(self, reference: Reference) -> str | None:
         """The version a reference means, or None if the store has none such.
 
         A bare name means the alias `latest`, or the newest version where there is no such alias.
         """
-        versions = self.versions(reference.name)
-        if reference.selector in versions:
-            return reference.selector
-        version = self.aliases(reference.name).get(reference.selector or layout.LATEST)
-        if version is None and not reference.selector and versions:
-            return versions[0]
-        return version
+        return self._entry(reference.name).resolve(reference.selector)
 
     def directory(self, name: str, version: str) -> Path:
         """Where a version lies. Raises AdapterNotFoundError."""
-        if self.root is None or version not in layout.versions(self.root, name):
+        if self.root is None or version not in self._entry(name).versions:
             raise AdapterNotFoundError(f"{name}@{version}")
         return self.root / name / version
 
+    @contextmanager
+    def holding(self, name: str, version: str) -> Iterator[Path]:
+        """Where a version lies, which nobody removes while it is read. *Blocking.*
+
+        Raises AdapterNotFoundError, also if it is being removed.
+        """
+        if self._holds is None:
+            raise AdapterNotFoundError(f"{name}@{version}")
+        self._holds.take(name, version)
+        try:
+            yield self.directory(name, version)
+        finally:
+            self._holds.release(name, version)
+
+    def hold(self, name: str, version: str) -> bool:
+        """Whether the version is there and stays there, until `let_go`. Does not wait."""
+        if self._holds is None or not self._holds.try_take(name, version):
+            return False
+        if version in self.versions(name):
+            return True
+        self._holds.release(name, version)
+        return False
+
+    def let_go(self, name: str, version: str) -> None:
+        """Ends what `hold` began. Does not wait."""
+        if self._holds is not None:
+            self._holds.release(name, version)
+
+    def close(self) -> None:
+        """Ends every hold."""
+        if self._holds is not None:
+            self._holds.close()
+
+    def facts(self, name: str, version: str) -> StoredFacts | None:
+        """What a version's manifest says for lists; None if it cannot be read.
+
+        Raises AdapterNotFoundError.
+        """
+        self.directory(name, version)
+        return self._index.facts(name, version) if self._index is not None else None
+
     def manifest(self, name: str, version: str) -> Manifest | None:
-        """A version's manifest, unverified; None if it cannot be read."""
-        key = (name, version)
-        manifest = self._manifests.get(key)
-        if manifest is None:
-            try:
-                manifest = read_manifest(self.directory(name, version))
-            except ArtifactError:
-                return None
-            if manifest is not None:
-                self._manifests[key] = manifest
-        return manifest
+        """A version's manifest, unverified; None if it cannot be read.
+
+        Raises AdapterNotFoundError.
+        """
+        try:
+            return read_manifest(self.directory(name, version))
+        except ArtifactError:
+            return None
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias at a version; an empty version removes it.
 
-        Raises AdapterRefusedError where there is no store, AdapterNotFoundError for an unknown
-        name or version, InvalidRequestError for an alias that is not allowed.
+        Raises AdapterRefusedError where there is no store or it cannot be written,
+        AdapterNotFoundError for an unknown name or version, InvalidRequestError for an alias that
+        is not allowed.
         """
         if self.root is None:
             raise AdapterRefusedError("aliases need an adapter store; configure adapters.store")
         if not self.versions(name):
             raise AdapterNotFoundError(name)
         try:
-            check_name(alias, "alias")
-            if not version:
-                layout.remove_alias(self.root, name, alias)
-                return
-            if version not in self.versions(name):
-                raise AdapterNotFoundError(f"{name}@{version}")
-            layout.set_alias(self.root, name, alias, version)
+            layout.check_alias(alias)
         except ArtifactError as error:
             raise InvalidRequestError("alias", str(error)) from error
+        if version and version not in self.versions(name):
+            raise AdapterNotFoundError(f"{name}@{version}")
+        try:
+            if version:
+                layout.set_alias(self.root, name, alias, version)
+            else:
+                layout.remove_alias(self.root, name, alias)
+        except ArtifactError as error:
+            raise AdapterRefusedError(str(error)) from error
+        except OSError as error:
+            raise AdapterRefusedError(
+                f"alias {alias!r}: the store cannot be written: {error.strerror}"
+            ) from error
 
-
-def _is_name(name: str) -> bool:
-    try:
-        check_name(name)
-    except ArtifactError:
-        return False
-    return True
+    def _entry(self, name: str) -> layout.Entry:
+        return self._index.entry(name) if self._index is not None else layout.Entry()

@@ -97,7 +97,8 @@ class AdapterTiers:
                 return Reference(reference.name, resident.adapter.version)
         version = self.resolve(reference)
         exact = Reference(reference.name, version)
-        self._install(self._read_stored(exact), reference)
+        with self.store.holding(exact.name, version) as directory:
+            self._install(self._read_stored(exact, directory), reference)
         return exact
 
     def resolve(self, reference: Reference) -> str:
@@ -121,9 +122,19 @@ class AdapterTiers:
         `source` is a directory (see `resolve_source`); empty: the newest version in the store.
         Raises as `prepare`, and InvalidRequestError for a source that is not allowed.
         """
-        adapter = self._read(name, source)
-        self._install(adapter, None, pin=pin)
-        return Reference(name, adapter.version)
+        if source:
+            roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
+            directory, root = resolve_source(source, roots)
+            adapter = self._load(directory, name, root, "path")
+            self._install(adapter, None, pin=pin)
+            return Reference(name, adapter.version)
+        version = self.store.resolve(Reference(name))
+        if version is None:
+            raise self.not_found(Reference(name))
+        exact = Reference(name, version)
+        with self.store.holding(name, version) as directory:
+            self._install(self._read_stored(exact, directory), None, pin=pin)
+        return exact
 
     def unload(self, reference: Reference) -> int:
         """Takes a version out of service; returns how many requests still hold it. *Blocking.*
@@ -202,23 +213,11 @@ class AdapterTiers:
         version = reference.selector or self._current.get(reference.name)
         return self._residents.get((reference.name, version)) if version else None
 
-    def _read(self, name: str, source: str) -> AdapterVersion:
-        if source:
-            roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
-            directory, root = resolve_source(source, roots)
-            return self._load(directory, name, root, "path")
-        version = self.store.resolve(Reference(name))
-        if version is None:
-            raise self.not_found(Reference(name))
-        return self._read_stored(Reference(name, version))
-
-    def _read_stored(self, exact: Reference) -> AdapterVersion:
-        key = (exact.name, exact.selector)
+    def _read_stored(self, exact: Reference, directory: Path) -> AdapterVersion:
         with self._lock:
-            resident = self._residents.get(key)
+            resident = self._residents.get((exact.name, exact.selector))
         if resident is not None:
             return resident.adapter
-        directory = self.store.directory(*key)
         adapter = self._load(directory, exact.name, None, "store")
         if adapter.version != exact.selector:
             raise AdapterRefusedError(
@@ -254,6 +253,7 @@ class AdapterTiers:
             now = time.time()
             resident = self._residents.get((name, version))
             if resident is None:
+                stored = stored and self.store.hold(name, version)
                 resident = Resident(adapter, stored, now, now)
                 self._residents[name, version] = resident
                 self._tell(AdapterChange.LOADED, (name, version))
@@ -311,6 +311,8 @@ class AdapterTiers:
         if resident.num_leases:
             return []
         del self._residents[key]
+        if resident.stored:
+            self.store.let_go(*key)
         self._tell(AdapterChange.TIER, key)
         return [key]
 

@@ -61,21 +61,21 @@ def test_what_vanishes_between_two_looks_at_the_store(
     root: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder and an alias that are there when the store is listed, and then are not."""
-    versions, read_text = layout.versions, Path.read_text
+    read_entry, open_ = layout.read_entry, Path.open
 
-    def versions_then_remove(store: Path, name: str) -> list[str]:
-        found = versions(store, name)
+    def read_then_remove(store: Path, name: str) -> layout.Entry:
+        found = read_entry(store, name)
         shutil.rmtree(root / "first" / _VERSIONS[1], ignore_errors=True)
         return found
 
-    def remove_then_read(path: Path, *args: Any, **kwargs: Any) -> str:
+    def remove_then_open(path: Path, *args: Any, **kwargs: Any) -> Any:
         if path.name == "alias2":
             path.unlink(missing_ok=True)
-        return read_text(path, *args, **kwargs)
+        return open_(path, *args, **kwargs)
 
-    monkeypatch.setattr(layout, "versions", versions_then_remove)
-    monkeypatch.setattr(Path, "read_text", remove_then_read)
-    assert AdapterStore(root).versions("first")[-1] == _VERSIONS[1]
+    monkeypatch.setattr(layout, "read_entry", read_then_remove)
+    monkeypatch.setattr(Path, "open", remove_then_open)
+    assert _VERSIONS[1] in AdapterStore(root).versions("first")
     found = [name for name in _names(catalog.list()) if name[0] == "first"]
     assert sorted(found) == [("first", _VERSIONS[0]), ("first", _VERSIONS[2])]
     assert catalog.status(Reference("first", _VERSIONS[2])).aliases == ()

@@ -1,0 +1,110 @@
+"""A server beside others that work on its store: publishers and garbage collection."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.config import AdaptersConfig
+from tests.server.rpc.conftest import Artifacts, Server, StartServer, finish, request_for
+from tests.server.rpc.test_adapters import refused
+from tests.server.rpc.test_lifecycle import eventually, idle, long_request, stream
+from understudy import store
+from understudy.garbage import Policy, collect
+from understudy.v1 import adapter_service_pb2 as apb
+
+
+@pytest.fixture
+def root(artifacts: Artifacts, tmp_path: Path) -> Path:
+    """A store with two versions of `pirate`, the second `latest`, and one of `polite`."""
+    for source, name in (
+        (artifacts.lora, "pirate"), (artifacts.lora_v2, "pirate"), (artifacts.prompt, "polite"),
+    ):  # fmt: skip
+        store.publish(source, tmp_path / "store", name)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def server(start_server: StartServer, root: Path) -> Server:
+    return start_server(adapters=AdaptersConfig(store=root))
+
+
+def removed(root: Path) -> set[str]:
+    """Collects all that nobody needs."""
+    return {v.version for v in collect(root, Policy(keep=0, min_age_s=0)) if v.removed}
+
+
+def versions(root: Path) -> tuple[str, str]:
+    """The old and the new version of `pirate`."""
+    new, old = store.versions(root, "pirate")
+    return old, new
+
+
+def test_what_is_in_memory_is_not_collected(server: Server, root: Path) -> None:
+    old, _ = versions(root)
+    text = server.generate(adapter=f"pirate@{old}").text
+    assert removed(root) == set()
+    assert server.generate(adapter=f"pirate@{old}").text == text
+    call = stream(server, long_request(f"pirate@{old}", num_tokens=200))
+    server.adapters.UnloadAdapter(apb.UnloadAdapterRequest(adapter=f"pirate@{old}"))
+    # Out of service, and still in the memory of the request that runs on it.
+    assert removed(root) == set()
+    assert list(call)[-1].WhichOneof("event") == "finished"
+    eventually(lambda: idle(server) and server.sample("understudy_adapters", tier="host") == 0)
+    assert removed(root) == {old}
+    error = refused(server.generation.Generate, request_for(adapter=f"pirate@{old}"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_what_was_collected_is_not_found(server: Server, root: Path) -> None:
+    old, new = versions(root)
+    listed = server.adapters.ListAdapters(apb.ListAdaptersRequest(name_prefix="pirate")).adapters
+    assert [adapter.version for adapter in listed] == [new, old]
+    assert removed(root) == {old}
+    listed = server.adapters.ListAdapters(apb.ListAdaptersRequest(name_prefix="pirate")).adapters
+    assert [adapter.version for adapter in listed] == [new]
+    error = refused(server.generation.Generate, request_for(adapter=f"pirate@{old}"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert f"pirate@{old}" in error.details()
+    error = refused(server.adapters.GetAdapter, apb.GetAdapterRequest(adapter=f"pirate@{old}"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert server.generate(adapter="pirate").text
+
+
+def test_what_was_evicted_may_be_collected(start_server: StartServer, root: Path) -> None:
+    """And a server that stops lets everything go."""
+    old, new = versions(root)
+    server = start_server(adapters=AdaptersConfig(store=root, max_host_bytes=14_000))
+    server.generate(adapter=f"pirate@{old}")
+    server.generate(adapter=f"pirate@{new}")
+    assert server.sample("understudy_adapters", tier="host") == 1
+    assert removed(root) == {old}
+    store.set_alias(root, "polite", "other", store.versions(root, "polite")[0])
+    store.remove_alias(root, "pirate", "latest")
+    assert removed(root) == set()
+    finish(server)
+    assert removed(root) == {new}
+
+
+def test_two_servers_each_hold_their_own(start_server: StartServer, root: Path) -> None:
+    old, _ = versions(root)
+    first, second = (start_server(adapters=AdaptersConfig(store=root)) for _ in range(2))
+    for server in (first, second):
+        server.generate(adapter=f"pirate@{old}")
+    for server in (first, second):
+        assert removed(root) == set()
+        server.adapters.UnloadAdapter(apb.UnloadAdapterRequest(adapter=f"pirate@{old}"))
+        eventually(lambda server=server: server.sample("understudy_adapters", tier="host") == 0)
+    assert removed(root) == {old}
+
+
+def test_a_store_that_cannot_be_locked_serves(
+    start_server: StartServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / ".locks").unlink()
+    (root / ".locks").symlink_to("circle")
+    server = start_server(adapters=AdaptersConfig(store=root))
+    for name in ("pirate", "polite"):
+        assert server.generate(adapter=name).text
+    warnings = [r.message for r in caplog.records if "garbage collection" in r.message]
+    assert len(warnings) == 1
