@@ -3,6 +3,7 @@
 EvalError               one line for the user, exit code 2
 ├── InputError          a flag, task file or data file is wrong
 ├── ServerError         the server cannot be used, or went away; what was answered is kept
+│   └── ServerAway      it cannot be reached or has too much to do: worth another try
 └── RequestRefused      the server refuses this one request: its sample stays unscored
 """
 
@@ -20,6 +21,15 @@ class InputError(EvalError):
 
 class ServerError(EvalError):
     """The server cannot be used."""
+
+
+class ServerAway(ServerError):
+    """The server cannot be reached, or is too busy; another try may succeed."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds the server asks to wait; 0 where it did not say."""
 
 
 class RequestRefused(EvalError):

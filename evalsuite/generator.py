@@ -1,28 +1,39 @@
 """The one door to the server: the runner asks a Generator, which is the understudy client."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from evalsuite.errors import RequestRefused, ServerError
+from evalsuite.batching import BatchDoor
+from evalsuite.errors import RequestRefused, ServerAway, ServerError
 from evalsuite.types import Answer, ChoiceScore, Request, Row, RowKind
 from understudy import (
     AsyncClient,
     ContinuationScore,
+    GenerateRequest,
     RawPrompt,
     RetryPolicy,
     ScoreResult,
     StoppingParams,
+    Usage,
 )
-from understudy.errors import InvalidArgumentError, UnavailableError, UnderstudyError
+from understudy.errors import (
+    CancelledError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+    UnderstudyError,
+)
 
 # A request may wait behind all others of a slow server, so the deadline is long; that a server is
-# gone shows as UNAVAILABLE, which the client tries again with doubling delays for about 20 s.
+# gone shows as UNAVAILABLE. Another try is the fleet's affair, which may have another server.
 _TIMEOUT_S = 900.0
-_RETRY = RetryPolicy(max_attempts=10)
+_RETRY = RetryPolicy(max_attempts=1)
+# Bound of one stream; how many are sent at a time is the throttle's affair.
+_MAX_IN_FLIGHT = 1024
 # Nobody waits long to hear that no server is there.
 _FIRST_TIMEOUT_S = 5.0
 
@@ -30,8 +41,8 @@ _FIRST_TIMEOUT_S = 5.0
 class Generator(Protocol):
     """Answers requests.
 
-    Every method raises RequestRefused where the request itself is at fault, and ServerError where
-    the server is, after the retries that make sense.
+    Every method raises RequestRefused where the request itself is at fault, ServerError where the
+    server is, and ServerAway where another try may help.
     """
 
     async def model(self) -> dict[str, Any]:
@@ -67,11 +78,16 @@ def model_identity(model: dict[str, Any]) -> dict[str, Any]:
 class ClientGenerator:
     """A Generator over one server. Use as an asynchronous context manager."""
 
-    def __init__(self, address: str) -> None:
-        """Connects to `HOST:PORT` with the first call. Raises ServerError for a bad address."""
+    def __init__(self, address: str, observe: Callable[[Usage], None] = lambda _: None) -> None:
+        """Connects to `HOST:PORT` with the first call. Raises ServerError for a bad address.
+
+        `observe` is told what each answer took.
+        """
         self._address = address
+        self._observe = observe
         with _translated(address):
             self._client = AsyncClient(address, timeout=_TIMEOUT_S, retry=_RETRY)
+        self._batch = BatchDoor(self._client, _MAX_IN_FLIGHT)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,6 +98,7 @@ class ClientGenerator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self._batch.aclose()
         await self._client.close()
 
     async def model(self) -> dict[str, Any]:
@@ -101,15 +118,17 @@ class ClientGenerator:
             return len((await self._client.tokenize(RawPrompt(prompt))).token_ids)
 
     async def answer(self, request: Request) -> Answer:
-        """Score for a request with choices, otherwise Generate."""
+        """Score for a request with choices, otherwise Generate, many over one stream."""
         if request.choices:
             with _translated(self._address):
                 return await self._scored(request)
         stopping = StoppingParams(max_tokens=request.max_tokens, stop=request.stop)
+        asked = GenerateRequest(
+            _prompt(request, request.text), adapter=request.adapter, stopping=stopping
+        )
         with _translated(self._address):
-            result = await self._client.generate(
-                _prompt(request, request.text), adapter=request.adapter, stopping=stopping
-            )
+            result = await self._batch.generate(asked)
+        self._observe(result.usage)
         return Answer(
             text=result.text,
             finish_reason=str(result.generations[0].finish_reason),
@@ -144,7 +163,9 @@ class ClientGenerator:
         )
 
     async def _score(self, request: Request, text: str, choices: Sequence[str]) -> ScoreResult:
-        return await self._client.score(_prompt(request, text), choices, adapter=request.adapter)
+        result = await self._client.score(_prompt(request, text), choices, adapter=request.adapter)
+        self._observe(result.usage)
+        return result
 
 
 def _prompt(request: Request, text: str) -> RawPrompt | str:
@@ -168,7 +189,11 @@ def _translated(address: str) -> Iterator[None]:
         yield
     except InvalidArgumentError as error:
         raise RequestRefused(str(error)) from error
-    except UnavailableError as error:
-        raise ServerError(f"no server answers at {address}: {error}") from error
+    except (UnavailableError, CancelledError) as error:
+        raise ServerAway(f"no server answers at {address}: {error}") from error
+    except ResourceExhaustedError as error:
+        if error.retry_delay_s is None:
+            raise ServerError(f"{address}: {error}") from error
+        raise ServerAway(f"{address}: {error}", error.retry_delay_s) from error
     except UnderstudyError as error:
         raise ServerError(f"{address}: {error}") from error

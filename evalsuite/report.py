@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import Any
 
 from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
+from evalsuite.session import Models
 from evalsuite.stats import (
     Comparison,
     Correction,
@@ -52,19 +52,19 @@ class Gain:
 
 
 def build_report(
-    results: Sequence[TaskResult], model: Mapping[str, Any], settings: Settings
+    results: Sequence[TaskResult], models: Models, settings: Settings
 ) -> dict[str, Any]:
-    """The report as JSON values. `model` is GetModelInfo's answer."""
+    """The report as JSON values."""
     gains = find_gains(results, settings)
     return {
         "format": REPORT_FORMAT,
-        "server": dict(model),
+        "server": dict(models[""]),
         "settings": asdict(settings),
         "tasks": {
             result.task.name: {
                 **_describe(result),
                 "rows": {
-                    label: _row(result, cell, model, settings, gains)
+                    label: _row(result, cell, models, settings, gains)
                     for label, cell in result.cells.items()
                 },
             }
@@ -120,22 +120,18 @@ def _describe(result: TaskResult) -> dict[str, Any]:
 def _row(
     result: TaskResult,
     cell: Cell,
-    model: Mapping[str, Any],
+    models: Models,
     settings: Settings,
     gains: Mapping[GainKey, Gain],
 ) -> dict[str, Any]:
-    answers = [outcome.answer for outcome in cell.outcomes if outcome.answer is not None]
-    asked = cell.row.kind is not RowKind.TRIVIAL
-    refusals = [outcome.refusal for outcome in cell.outcomes if outcome.answer is None]
     return {
-        **asdict(cell.row),
-        "num_scored": len(answers),
-        "num_unscored": len(refusals),
-        "first_refusal": next(iter(refusals), None),
-        "mean_shots": fmean(outcome.shots for outcome in cell.outcomes),
-        "mean_prompt_tokens": fmean(a.num_prompt_tokens for a in answers) if asked else 0.0,
-        "mean_completion_tokens": fmean(a.num_completion_tokens for a in answers) if asked else 0.0,
-        "metrics": {name: _number(result, cell, name, model, settings) for name in cell.scores},
+        **{name: value for name, value in asdict(cell.row).items() if name != "server"},
+        "base_model": models[cell.row.server]["base_model"],
+        **asdict(cell.totals),
+        "metrics": {
+            name: _number(result, cell, name, models[cell.row.server], settings)
+            for name in cell.scores
+        },
         "gains": {
             metric: {"over": gain.over, **comparison_fields(gain.comparison, gain.p_adjusted)}
             for (task, row, metric), gain in gains.items()

@@ -126,6 +126,8 @@ class Row:
     """Content hash of the adapter; empty for base and trivial."""
     method: str = ""
     shots: int = 0
+    server: str = ""
+    """Where it is asked, for a row of another server than the run's."""
 
     @property
     def reference(self) -> str:

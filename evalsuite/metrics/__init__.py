@@ -24,6 +24,7 @@ __all__ = [
     "SumMetric",
     "build_metrics",
     "picked",
+    "sample_groups",
     "score",
 ]
 
@@ -106,10 +107,10 @@ def score(metric: Metric, samples: Sequence[Sample], answers: Sequence[Answer | 
         found = np.stack(rows)
         combine = metric.combine if isinstance(metric, SumMetric) else None
         statistics[scored] = found if combine is None else combine(answered, found)
-    return Scores(metric, statistics, scored, _groups(samples))
+    return Scores(metric, statistics, scored, sample_groups(samples))
 
 
-def _groups(samples: Sequence[Sample]) -> Ints | None:
+def sample_groups(samples: Sequence[Sample]) -> Ints | None:
     """[N]: a number per group, where some samples name one. A sample without one is alone."""
     names = [sample.group for sample in samples if sample.group]
     if len(set(names)) == len(names):

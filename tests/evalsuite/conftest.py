@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,12 @@ class ScriptedServer(
     max_context_tokens: int = 1000
     fail_after: int | None = None
     """Answers before every further one fails with INTERNAL."""
+    die_after: int | None = None
+    """Answers before the server goes away."""
+    unload_after: int | None = None
+    """Answers before its adapters are gone."""
+    fingerprint: str = "f" * 64
+    die: Callable[[], object] = lambda: None
     delay_s: float = 0.0
     logprob: float = -1.0
     """Of the choice taken; others have -2."""
@@ -54,7 +61,7 @@ class ScriptedServer(
     def GetModelInfo(self, request: Any, context: Any) -> Any:
         return generation_pb.GetModelInfoResponse(
             base_model="scripted",
-            base_fingerprint="f" * 64,
+            base_fingerprint=self.fingerprint,
             quantization="nf4",
             max_context_tokens=self.max_context_tokens,
             max_batch_size=4,
@@ -75,27 +82,59 @@ class ScriptedServer(
         words = request.input.raw_prompt.split()
         return generation_pb.TokenizeResponse(token_ids=range(len(words)), tokens=words)
 
-    def Generate(self, request: Any, context: Any) -> Any:
-        with self._answering(request, context):
+    def BatchGenerate(self, requests: Any, context: Any) -> Any:
+        """Answers as they finish, up to eight at a time."""
+        answers: queue.Queue[Any] = queue.Queue()
+
+        def answer(asked: Any) -> None:
+            try:
+                response = self._generate(asked.request)
+                answers.put(generation_pb.BatchGenerateResponse(key=asked.key, response=response))
+            except _Abort as abort:
+                error = generation_pb.BatchError(code=abort.code.value[0], message=abort.message)
+                answers.put(generation_pb.BatchGenerateResponse(key=asked.key, error=error))
+
+        with ThreadPoolExecutor(max_workers=8) as pool, ThreadPoolExecutor(1) as reader:
+            reader.submit(self._submit_all, pool, answer, requests, answers)
+            while (found := answers.get()) is not None:
+                yield found
+
+    @staticmethod
+    def _submit_all(pool: Any, answer: Any, requests: Any, answers: Any) -> None:
+        pending = []
+        try:
+            for asked in requests:
+                pending.append(pool.submit(answer, asked))
+        except grpc.RpcError:
+            pass
+        for one in pending:
+            one.result()
+        answers.put(None)
+
+    def _generate(self, request: Any) -> Any:
+        with self._answering(request):
             right = self._right(request)
             text = right[1] if right[0] else "no idea"
             return generation_pb.GenerateResponse(
                 generations=[types_pb_generation(text)],
-                usage=types_pb.Usage(num_prompt_tokens=7, num_completion_tokens=2),
+                usage=types_pb.Usage(num_prompt_tokens=7, num_completion_tokens=2, total_s=1.0),
             )
 
     def Score(self, request: Any, context: Any) -> Any:
-        with self._answering(request, context):
-            is_right, gold = self._right(request)
-            texts = [continuation.text for continuation in request.continuations]
-            return generation_pb.ScoreResponse(
-                scores=[
-                    generation_pb.ContinuationScore(
-                        logprob=self.logprob if (text == gold) == is_right else -2.0, num_tokens=1
-                    )
-                    for text in texts
-                ]
-            )
+        try:
+            with self._answering(request):
+                is_right, gold = self._right(request)
+                texts = [continuation.text for continuation in request.continuations]
+        except _Abort as abort:
+            context.abort(abort.code, abort.message)
+        return generation_pb.ScoreResponse(
+            scores=[
+                generation_pb.ContinuationScore(
+                    logprob=self.logprob if (text == gold) == is_right else -2.0, num_tokens=1
+                )
+                for text in texts
+            ]
+        )
 
     def _right(self, request: Any) -> tuple[bool, str]:
         name = request.adapter.partition("@")[0]
@@ -106,8 +145,16 @@ class ScriptedServer(
         is_right = name == "gold" or ((name == "half" or shots) and is_lucky(source))
         return is_right, self.gold[source]
 
-    def _answering(self, request: Any, context: Any) -> "_Answering":
-        return _Answering(self, request, context)
+    def _answering(self, request: Any) -> "_Answering":
+        return _Answering(self, request)
+
+
+@dataclass
+class _Abort(Exception):
+    """A request fails with this status."""
+
+    code: grpc.StatusCode
+    message: str | None
 
 
 def types_pb_generation(text: str) -> Any:
@@ -120,7 +167,6 @@ class _Answering:
 
     server: ScriptedServer
     request: Any
-    context: Any
 
     def __enter__(self) -> None:
         server, request = self.server, self.request
@@ -129,20 +175,26 @@ class _Answering:
             server.requests.append(request)
             server.in_flight.append(name)
             server.seen_together.add(frozenset(server.in_flight))
-            failing = server.fail_after is not None and len(server.requests) > server.fail_after
+            num = len(server.requests)
+            failing = server.fail_after is not None and num > server.fail_after
+            unloaded = server.unload_after is not None and num > server.unload_after
+            if server.die_after == num:
+                server.die()
         if server.delay_s:
             time.sleep(server.delay_s)
         num_tokens = len((request.input.raw_prompt or request.input.text).split())
         code = message = None
         if failing:
             code, message = grpc.StatusCode.INTERNAL, "internal error"
+        elif unloaded and name != "base":
+            code, message = grpc.StatusCode.NOT_FOUND, f"no adapter '{request.adapter}'"
         elif num_tokens > server.max_context_tokens:
             code = grpc.StatusCode.INVALID_ARGUMENT
             message = f"prompt has {num_tokens} tokens, at most {server.max_context_tokens} fit"
         if code is not None:
             with server._lock:
                 server.in_flight.remove(name)
-            self.context.abort(code, message)
+            raise _Abort(code, message)
 
     def __exit__(self, *error: object) -> None:
         with self.server._lock:
@@ -150,15 +202,29 @@ class _Answering:
 
 
 @pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    served = grpc.server(ThreadPoolExecutor(max_workers=32))
-    generation_grpc.add_GenerationServiceServicer_to_server(scripted, served)
-    adapter_grpc.add_AdapterServiceServicer_to_server(scripted, served)
-    scripted.address = f"127.0.0.1:{served.add_insecure_port('127.0.0.1:0')}"
-    served.start()
-    yield scripted
-    served.stop(grace=None).wait()
+def start_scripted() -> Iterator[Callable[[], ScriptedServer]]:
+    """Return a function that starts scripted servers; they end with the test."""
+    started = []
+
+    def start() -> ScriptedServer:
+        scripted = ScriptedServer()
+        served = grpc.server(ThreadPoolExecutor(max_workers=32))
+        generation_grpc.add_GenerationServiceServicer_to_server(scripted, served)
+        adapter_grpc.add_AdapterServiceServicer_to_server(scripted, served)
+        scripted.address = f"127.0.0.1:{served.add_insecure_port('127.0.0.1:0')}"
+        scripted.die = lambda: served.stop(grace=None)
+        served.start()
+        started.append(served)
+        return scripted
+
+    yield start
+    for served in started:
+        served.stop(grace=None).wait()
+
+
+@pytest.fixture
+def server(start_scripted: Callable[[], ScriptedServer]) -> ScriptedServer:
+    return start_scripted()
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

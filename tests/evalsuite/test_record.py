@@ -8,21 +8,35 @@ from typing import Any
 import pytest
 
 from evalsuite.errors import EvalError, InputError
-from evalsuite.record import AnswerLog, request_key, write_text
+from evalsuite.record import AnswerLog, LogLine, model_key, request_key, write_text
 from evalsuite.types import Answer, ChoiceScore, Request
 
-MODEL = {"base_fingerprint": "f", "quantization": "nf4"}
+FIELDS = {"base_fingerprint": "f", "quantization": "nf4"}
+MODEL = model_key(FIELDS)
 REQUEST = Request("a@1", "hello", False, 8, ("\n",))
+UNLIKELY = Answer("", (ChoiceScore(float("-inf"), 1, 2, 3),))
 ANSWER = Answer("bonjour é\u2028", (ChoiceScore(-1.5, 1, 2, 3),), "eos", 5, 6)
 
 
+def read(log: AnswerLog, key: str) -> LogLine | None:
+    offset = log.find(key)
+    return None if offset is None else log.read(offset)
+
+
 def test_answers_come_back_equal(tmp_path: Path) -> None:
+    lines = [
+        LogLine("k", REQUEST, ANSWER),
+        LogLine("l", REQUEST, UNLIKELY),
+        LogLine("m", REQUEST, None, "too long"),
+    ]
     with AnswerLog(tmp_path) as log:
-        log.append("k", REQUEST, ANSWER)
+        for line in lines:
+            offset = log.append(line.key, line.request, line.answer, line.refusal)
+            assert log.read(offset) == line
     with AnswerLog(tmp_path) as log:
-        assert len(log) == 1
-        assert log.get("k") == ANSWER
-        assert log.get("other") is None
+        assert len(log) == 3
+        assert [read(log, line.key) for line in lines] == lines
+        assert read(log, "other") is None
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Request)])
@@ -42,8 +56,9 @@ def test_key_covers_every_field_of_the_request(name: str) -> None:
 
 
 def test_key_covers_the_model() -> None:
-    assert request_key(REQUEST, {**MODEL, "quantization": "int8"}) != request_key(REQUEST, MODEL)
-    assert request_key(REQUEST, dict(reversed(MODEL.items()))) == request_key(REQUEST, MODEL)
+    other = model_key({**FIELDS, "quantization": "int8"})
+    assert request_key(REQUEST, other) != request_key(REQUEST, MODEL)
+    assert model_key(dict(reversed(FIELDS.items()))) == MODEL
 
 
 def test_torn_last_line_is_cut_off(tmp_path: Path) -> None:
@@ -66,6 +81,24 @@ def test_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"{}\n" + path.read_bytes())
     with pytest.raises(InputError, match=r"log.jsonl:2: damaged line"):
         AnswerLog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"key": "k", "request": {"adapter": "", "text": "a", "raw": true}}',
+        b'{"other": "log"}',
+        b'"text"',
+        b"plain text",
+        b"\xff\xfe",
+        b'{"key": "k", "answer": {"text": "x"}}',
+    ],
+)
+def test_another_programs_log_is_not_taken_for_ours(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(InputError, match=r"log.jsonl:1: damaged line, or not a log of this suite"):
+        AnswerLog(tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == line + b"\n"
 
 
 def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
@@ -91,7 +124,8 @@ def test_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 log.append("l", REQUEST, ANSWER)
         log.append("m", REQUEST, ANSWER)
     with AnswerLog(tmp_path) as log:
-        assert (log.get("k"), log.get("l"), log.get("m")) == (ANSWER, None, ANSWER)
+        found = [read(log, key) for key in "klm"]
+    assert found == [LogLine("k", REQUEST, ANSWER), None, LogLine("m", REQUEST, ANSWER)]
 
 
 def test_write_text_replaces_whole_files_only(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from evalsuite.__main__ import main
 
 ALL = ("base", "gold", "half")
+FILES = ("report.json", "samples.jsonl")
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_concurrency_does_not_change_files(
 
 
 def assert_same_files(tmp_path: Path, a: str, b: str) -> None:
-    for name in ("report.json", "samples.jsonl"):
+    for name in FILES:
         assert (tmp_path / a / name).read_bytes() == (tmp_path / b / name).read_bytes()
 
 
@@ -222,3 +223,128 @@ def test_json_and_limit(arguments: Any, tmp_path: Path, capsys: pytest.CaptureFi
     assert printed == read_report(tmp_path)
     assert printed["tasks"]["mood"]["num_samples"] == 4
     assert list(printed["tasks"]["mood"]["rows"]) == ["base", "trivial", "gold", "half"]
+
+
+def test_rescore_needs_no_server(
+    arguments: Any, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.max_context_tokens = 3 + 2 * 11 + 8
+    assert main(arguments()) == 0
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
+    for name in FILES:
+        (tmp_path / "out" / name).unlink()
+    server.requests.clear()
+    num_tokenized = server.num_tokenized
+    assert main(["rescore", "--out", str(tmp_path / "out")]) == 0
+    assert (server.requests, server.num_tokenized) == ([], num_tokenized)
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
+    capsys.readouterr()
+    task = tmp_path / "rewrite.yaml"
+    task.write_text(task.read_text().replace("exact_match, rougeL", "chrf"))
+    command = ["rescore", "--out", str(tmp_path / "out"), "--tasks", str(task), "--json"]
+    assert main(command) == 0
+    rescored = json.loads(capsys.readouterr().out)["tasks"]
+    assert list(rescored) == ["rewrite"]
+    assert list(rescored["rewrite"]["rows"]["gold"]["metrics"]) == ["chrf", "bleu"]
+
+
+def test_rescore_of_changed_prompts_is_refused(
+    arguments: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments()) == 0
+    task = tmp_path / "rewrite.yaml"
+    task.write_text(task.read_text().replace("Rewrite: ", "Say: "))
+    assert main(["rescore", "--out", str(tmp_path / "out")]) == 2
+    assert "no answer in the log to a request for 'base' beginning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "{}", "[]", "not JSON", '{"format": 1, "tasks": 3}'])
+def test_rescore_without_a_run(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "plan.json").write_text(text)
+    assert main(["rescore", "--out", str(tmp_path)]) == 2
+    expected = "no run to read" if text is None else "not the plan of a run"
+    assert expected in capsys.readouterr().err
+
+
+def test_rescore_of_a_task_not_asked(
+    arguments: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments()) == 0
+    assert main(["rescore", "--out", str(tmp_path / "out"), "--tasks", "support_summary"]) == 2
+    assert "did not ask 'support_summary'" in capsys.readouterr().err
+
+
+def test_two_servers_share_the_work(
+    arguments: Any, server: Any, start_scripted: Callable[[], Any], tmp_path: Path
+) -> None:
+    other = start_scripted()
+    other.gold = server.gold
+    server.delay_s = other.delay_s = 0.005
+    assert main(arguments("one")) == 0
+    num_requests = len(server.requests)
+    server.requests.clear()
+    command = arguments("two")
+    command[2] = f"{server.address},{other.address}"
+    assert main(command) == 0
+    assert len(server.requests) + len(other.requests) == num_requests
+    assert min(len(server.requests), len(other.requests)) > num_requests // 4
+    assert_same_files(tmp_path, "one", "two")
+
+
+def test_a_server_that_dies_leaves_its_work_to_the_other(
+    arguments: Any, server: Any, start_scripted: Callable[[], Any], tmp_path: Path
+) -> None:
+    assert main(arguments("one")) == 0
+    dying = start_scripted()
+    dying.gold = server.gold
+    dying.die_after = 5
+    command = arguments("two")
+    command[2] = f"{dying.address},{server.address}"
+    assert main(command) == 0
+    assert_same_files(tmp_path, "one", "two")
+
+
+def test_a_row_of_another_server(
+    arguments: Any, server: Any, start_scripted: Callable[[], Any], tmp_path: Path
+) -> None:
+    other = start_scripted()
+    other.gold = server.gold
+    other.fingerprint = "e" * 64
+    rows = ("base", "gold", f"full={other.address}/base", f"theirs={other.address}/gold")
+    assert main(arguments(adapters=rows)) == 0
+    found = read_report(tmp_path)["tasks"]["rewrite"]["rows"]
+    assert list(found) == ["base", "base_3shot", "full", "full_3shot", "trivial", "gold", "theirs"]
+    signature = found["theirs"]["metrics"]["bleu"]["signature"]
+    assert "|base:eeeeeeeeeeee|" in signature
+    assert {request.adapter for request in other.requests} == {"", "gold@aaaa1111"}
+    assert other.address not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_an_adapter_unloaded_half_way(
+    arguments: Any, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("whole")) == 0
+    server.requests.clear()
+    server.unload_after = 20
+    assert main(arguments("broken")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "no adapter" in line
+    assert "answers are kept, the same command continues from there" in line
+    server.unload_after = None
+    assert main(arguments("broken")) == 0
+    assert_same_files(tmp_path, "whole", "broken")
+
+
+def test_refusals_are_not_asked_again(arguments: Any, server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rewrite.test.jsonl"
+    long = {"input": "rewrite-test-0. " + "very " * 60 + "long", "completion": "x"}
+    path.write_text(json.dumps(long) + "\n" + path.read_text())
+    server.max_context_tokens = 50
+    assert main(arguments(adapters=("gold",))) == 0
+    server.requests.clear()
+    assert main(arguments(adapters=("gold",))) == 0
+    assert server.requests == []
+    assert read_report(tmp_path)["tasks"]["rewrite"]["rows"]["gold"]["num_unscored"] == 1

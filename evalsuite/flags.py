@@ -1,0 +1,115 @@
+"""Flags that several verbs share, and the types of their values."""
+
+import argparse
+from pathlib import Path
+
+DEFAULT_OUT = Path("runs/eval")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`A,B`: at least one, none twice."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"'{text}' has an empty name")
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"'{text}' names something twice")
+    return found
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """`0,3`: whole numbers, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of counts such as 0,3")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def share(text: str) -> float:
+    """A number strictly between 0 and 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 1")
+    return found
+
+
+def number(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
+    return found
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`A=B,C=D`."""
+    found = dict(part.split("=", 1) for part in names(text) if part.count("=") == 1)
+    if len(found) < len(names(text)) or not all(k and v for k, v in found.items()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list such as A=B,C=D")
+    return found
+
+
+def add_asking(parser: argparse.ArgumentParser, shots: str) -> None:
+    """Flags of verbs that ask a server. `shots` is the help of --shots."""
+    parser.add_argument(
+        "--server",
+        required=True,
+        type=names,
+        metavar="HOST:PORT,...",
+        help="one server, or several that hold the same base and adapters and share the work",
+    )
+    parser.add_argument(
+        "--tasks", required=True, type=names, metavar="T,U", help="built-in names, or task files"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the tasks' data files are"
+    )
+    parser.add_argument("--shots", type=counts, metavar="K,L", help=shots)
+    parser.add_argument("--limit", type=positive, metavar="N", help="first N samples of each task")
+    parser.add_argument(
+        "--concurrency",
+        type=positive,
+        metavar="N",
+        help="most requests in flight at each server (default: found by its queue, at most four "
+        "times its batch size)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="draws shots and resamples (default: 0)"
+    )
+    add_out(parser)
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """--out and --json."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        metavar="DIR",
+        help=f"log, samples and reports; a run resumes from its log (default: {DEFAULT_OUT})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """--adapters."""
+    parser.add_argument(
+        "--adapters",
+        required=True,
+        type=names,
+        metavar="A,B",
+        help="'base', adapters as NAME, NAME@VERSION or NAME@ALIAS, and rows of other servers as "
+        "LABEL=HOST:PORT/ADAPTER",
+    )
