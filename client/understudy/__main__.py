@@ -1,6 +1,6 @@
-"""The command line `understudy`: generate, score, tokenize, adapters, info.
+"""The command line `understudy`: generate, score, tokenize, adapters, info, store.
 
-Exit codes: 0 done, 1 the server failed, 2 wrong input or no such adapter, 130 Ctrl-C.
+Exit codes: 0 done, 1 the server or the disk failed, 2 wrong input or no such adapter, 130 Ctrl-C.
 """
 
 import argparse
@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
-from understudy import _commands, _generate
+from understudy import _commands, _generate, _store
 from understudy._output import printable
+from understudy.artifact import ArtifactError
 from understudy.client import Client
 from understudy.errors import (
     AlreadyExistsError,
@@ -44,14 +45,17 @@ examples:
   understudy adapters list
   understudy adapters load summary --pin
   understudy info --server gpu1:50051 --json
+  understudy store gc --store store --keep 3 --dry-run
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     args = _parser().parse_args(argv)
-    server = args.server or os.environ.get("UNDERSTUDY_SERVER") or DEFAULT_SERVER
+    server = getattr(args, "server", "") or os.environ.get("UNDERSTUDY_SERVER") or DEFAULT_SERVER
     try:
+        if "offline" in args:
+            return _offline(args)
         with Client(server) as client:
             args.command(client, args)
             sys.stdout.flush()
@@ -65,6 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SERVER
     return 0
+
+
+def _offline(args: argparse.Namespace) -> int:
+    """Runs a command that needs no server."""
+    try:
+        code = args.offline(args)
+        sys.stdout.flush()
+        return int(code)
+    except ArtifactError as error:
+        print(f"understudy: {printable(str(error))}", file=sys.stderr)
+        return EXIT_INPUT
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{printable(str(error.filename))}: " if error.filename else ""
+        print(f"understudy: {where}{error.strerror}", file=sys.stderr)
+        return EXIT_SERVER
 
 
 def _one_line(error: UnderstudyError, server: str) -> str:
@@ -129,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", parents=[common], help="show what the server holds")
     info.set_defaults(command=_commands.info)
+
+    _store.add_commands(commands)
     return parser
 
 

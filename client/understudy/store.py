@@ -138,24 +138,17 @@ def folders(store: Path) -> list[str]:
 
 def read_entry(store: Path, name: str) -> Entry:
     """What the store holds of a name; nothing if it has no such name."""
-    published: dict[str, int] = {}
-    files: list[str] = []
-    folder = store / name
-    for entry in _scan(folder):
-        try:
-            if VERSION_PATTERN.fullmatch(entry.name):
-                if entry.is_dir(follow_symlinks=False):
-                    published[entry.name] = entry.stat(follow_symlinks=False).st_mtime_ns
-            elif _is_name(entry.name) and entry.is_file(follow_symlinks=False):
-                files.append(entry.name)
-        except FileNotFoundError:
-            # Removed since it was listed.
-            continue
-    aliases = ((alias, _read_alias(folder / alias)) for alias in sorted(files))
+    published, aliases = _read_folder(store / name)
     return Entry(
         tuple(sorted(published, key=lambda version: (-published[version], version))),
         tuple((alias, version) for alias, version in aliases if version in published),
     )
+
+
+def broken_aliases(store: Path, name: str) -> list[str]:
+    """Aliases that lead to no version, sorted."""
+    published, aliases = _read_folder(store / name)
+    return [alias for alias, version in aliases if version not in published]
 
 
 def versions(store: Path, name: str) -> list[str]:
@@ -205,12 +198,30 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _read_alias(path: Path) -> str:
+def _read_folder(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Version -> time of publishing in ns; (alias, what its file says), sorted."""
+    published: dict[str, int] = {}
+    files: list[str] = []
+    for entry in _scan(folder):
+        try:
+            if VERSION_PATTERN.fullmatch(entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    published[entry.name] = entry.stat(follow_symlinks=False).st_mtime_ns
+            elif _is_name(entry.name) and entry.is_file(follow_symlinks=False):
+                files.append(entry.name)
+        except FileNotFoundError:
+            # Removed since it was listed.
+            continue
+    texts = ((alias, _read_alias(folder / alias)) for alias in sorted(files))
+    return published, [(alias, text) for alias, text in texts if text is not None]
+
+
+def _read_alias(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             return file.read(VERSION_CHARS + 1).decode("ascii", "replace").strip()
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _is_sound(directory: Path) -> bool:
