@@ -105,6 +105,22 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class NormInfo:
+    """A normalization of the base: its channels, and whether it adds a bias."""
+
+    size: int
+    has_bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingInfo:
+    """The base's input embeddings: module path, and the shape [tokens, size] of their weight."""
+
+    path: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class BaseInfo:
     """The base model as loaded: what adapters are checked against and GetModelInfo reports."""
 
@@ -127,6 +143,18 @@ class BaseInfo:
     linear_shapes: Mapping[str, tuple[int, int]]
     """(out_features, in_features) of each linear an adapter may target, by its full module path
     as in the checkpoint, such as `model.layers.0.self_attn.q_proj`."""
+    norms: Mapping[str, NormInfo] = field(default_factory=dict)
+    """Each norm an adapter may change, by its module path."""
+    embedding: EmbeddingInfo | None = None
+    """The input embeddings, if an adapter may change them."""
+    head: str = ""
+    """Module path of the output head, one of `linear_shapes`; empty where no adapter may change
+    it."""
+    tied: bool = False
+    """Whether input embeddings and output head are one weight."""
+    is_own_weight: Callable[[str, object], bool] = lambda path, weight: False
+    """Whether a tensor is the base's own weight of its embeddings or head, by module path, as far
+    as that has rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,16 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacedRows:
+    """Rows of a weight, one per token, in place of the base's."""
+
+    token_ids: torch.Tensor
+    """[n], ascending."""
+    weight: torch.Tensor
+    """[n, in]."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinearChange:
     """What an adapter makes of the linear `W x + b`:
 
@@ -51,6 +61,33 @@ class LinearChange:
     """[out]; stands in for the base's bias."""
     replacement: Replacement | None = None
     """Stands in for W and b; alone."""
+    rows: ReplacedRows | None = None
+    """Stand in for rows of W; alone, on an output head without a bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class NormChange:
+    """Another weight and bias [size] of a normalization; None: the base's."""
+
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingChange:
+    """What an adapter makes of the input embeddings W [vocabulary, hidden]:
+
+    `W[t] + scaling * (B A)[t]`, for DoRA times `magnitude / ||W + scaling * (B A)||` by channel.
+    """
+
+    low_rank: LowRank | None = None
+    """A is [r, vocabulary], B is [hidden, r]."""
+    magnitude: torch.Tensor | None = None
+    """[hidden]."""
+    replacement: torch.Tensor | None = None
+    """Stands in for W."""
+    rows: ReplacedRows | None = None
+    """Stand in for rows of W; not beside `low_rank`."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +96,19 @@ class AdapterWeights:
 
     linears: Mapping[str, LinearChange] = field(default_factory=dict)
     """By module path."""
+    norms: Mapping[str, NormChange] = field(default_factory=dict)
+    """By module path."""
+    embedding: EmbeddingChange | None = None
     prompt: torch.Tensor | None = None
     """Embeddings [n, hidden] of virtual tokens, which enter in front of the prompt's."""
 
     @cached_property
     def rank(self) -> int:
         """The largest rank of its low-rank updates; 0 without any."""
-        ranks = (len(c.low_rank.a) for c in self.linears.values() if c.low_rank is not None)
-        return max(ranks, default=0)
+        updates = [change.low_rank for change in self.linears.values()]
+        if self.embedding is not None:
+            updates.append(self.embedding.low_rank)
+        return max((len(update.a) for update in updates if update is not None), default=0)
 
     @property
     def num_virtual_tokens(self) -> int:

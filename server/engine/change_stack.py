@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.placing import PlacedAdapter
-from server.kernels import Affine, ChangeStep
+from server.kernels import Affine, ChangeStep, Norm
 
 
 class ChangeStacker:
@@ -16,6 +16,7 @@ class ChangeStacker:
         self._row_multiple = row_multiple
         self._stacked: tuple[PlacedAdapter, ...] = ()
         self._affine: dict[int, Affine] = {}
+        self._norms: dict[int, Norm] = {}
 
     def step(
         self,
@@ -51,6 +52,7 @@ class ChangeStacker:
             tuple((slice(start, stop), p.changes) for p, start, stop in runs if p.changes),
             index.to(self._device),
             self._affine,
+            self._norms,
             self._row_multiple,
         )
 
@@ -67,6 +69,11 @@ class ChangeStacker:
         self._affine = {
             group: _stack([affine.get(group, Affine()) for affine in affines]) for group in groups
         }
+        norms = [change.norms if change is not None else {} for change in changes]
+        self._norms = {
+            index: _stack_norms([norm.get(index) for norm in norms])
+            for index in sorted({index for norm in norms for index in norm})
+        }
 
 
 def _stack(affines: Sequence[Affine]) -> Affine:
@@ -75,6 +82,14 @@ def _stack(affines: Sequence[Affine]) -> Affine:
         _rows([affine.scale for affine in affines], 1.0),
         _rows([affine.shift for affine in affines], 0.0),
     )
+
+
+def _stack_norms(norms: Sequence[Norm | None]) -> Norm:
+    scale = _rows([None if norm is None else norm.scale for norm in norms], 1.0)
+    assert scale is not None
+    changed = torch.tensor([False, *(norm is not None for norm in norms)], device=scale.device)
+    shift = _rows([None if norm is None else norm.shift for norm in norms], 0.0)
+    return Norm(scale, shift, changed)
 
 
 def _rows(parts: Sequence[torch.Tensor | None], neutral: float) -> torch.Tensor | None:

@@ -85,7 +85,7 @@ class EngineCore:
         )
         self._adapters = Prefetcher(
             self._slots,
-            Placer(base.decoder.groups, base.dtype, base.device),
+            Placer(base.decoder, base.dtype, base.device),
             loader or InlineExecutor(),
             base.device,
             on_placed,

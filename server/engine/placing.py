@@ -7,8 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.adapters.weights import AdapterWeights, LinearChange, LowRank, tensors_of
-from server.kernels import Affine, Changes, Detour, LoraGroup, describe
+from server.adapters.weights import (
+    AdapterWeights,
+    EmbeddingChange,
+    LinearChange,
+    LowRank,
+    tensors_of,
+)
+from server.kernels import Affine, Changes, Detour, EmbeddingTable, LoraGroup, Norm, describe
+from server.models.decoder import Decoder
 from server.models.layers import LinearGroup
 
 Key = tuple[str, str]
@@ -34,14 +41,21 @@ class PlacedAdapter:
     serial: int = 0
     num_users: int = 0
 
+    def changes_group(self, index: int) -> bool:
+        """Whether it changes linears of the group."""
+        if index in self.groups:
+            return True
+        changes = self.changes
+        return changes is not None and (index in changes.affine or index in changes.detours)
+
 
 class Placer:
     """Makes the device form of adapters. Stateless; safe from any thread."""
 
-    def __init__(
-        self, groups: Sequence[LinearGroup], dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self._groups = tuple(groups)
+    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> None:
+        self._groups = decoder.groups
+        self._norms = decoder.norms
+        self._embedding = decoder.embedding
         self._dtype = dtype
         self._device = device
 
@@ -71,11 +85,12 @@ class Placer:
                 own = self._detours(members, skip_inputs=common is not None)
                 if own:
                     detours[group.index] = own
+        changes = Changes(affine, detours, self._norm_changes(weights), self._table(weights))
         prompt = weights.prompt
         return PlacedAdapter(
             key,
             lora,
-            Changes(affine, detours) if affine or detours else None,
+            changes if changes != Changes() else None,
             None if prompt is None else self._to_device(prompt),
             describe(lora, len(self._groups)),
             weights.rank,
@@ -152,9 +167,56 @@ class Placer:
                 weight, bias = change.replacement.weight, change.replacement.bias
                 own_bias = None if bias is None else self._to_device(bias)
                 found.append(Detour(columns, None, self._to_device(weight), own_bias))
+            elif change.rows is not None:
+                token_ids = change.rows.token_ids.to(self._device)
+                weight = self._to_device(change.rows.weight)
+                found.append(Detour(columns.start + token_ids, weight=weight))
             elif change.input_scale is not None and not skip_inputs:
                 found.append(Detour(columns, self._to_device(change.input_scale)))
         return tuple(found)
+
+    def _norm_changes(self, weights: AdapterWeights) -> dict[int, Norm]:
+        found = {}
+        for norm in self._norms:
+            change = weights.norms.get(norm.path)
+            if change is None:
+                continue
+            weight = norm.weight if change.weight is None else change.weight
+            bias = norm.bias if change.bias is None else change.bias
+            # Rounded to the base's type first, as it would hold them.
+            scale = norm.offset + self._to_device(weight).float()
+            shift = None if bias is None else self._to_device(bias).float()
+            found[norm.index] = Norm(scale, shift)
+        return found
+
+    def _table(self, weights: AdapterWeights) -> EmbeddingTable | None:
+        change = weights.embedding
+        if change is None:
+            return None
+        scale = self._embedding.factor
+        weight = a = b = factor = token_ids = rows = None
+        if change.replacement is not None:
+            weight = self._to_device(change.replacement) * scale
+        if change.low_rank is not None:
+            a = self._to_device(change.low_rank.a.t()).contiguous()
+            b = change.low_rank.b.to(self._device).float().t() * change.low_rank.scaling
+            if change.magnitude is not None:
+                factor = self._embedding_factor(change)
+            b = self._to_device(b * scale).contiguous()
+        if change.rows is not None:
+            token_ids = change.rows.token_ids.to(self._device)
+            rows = self._to_device(change.rows.weight) * scale
+        return EmbeddingTable(weight, a, b, factor, token_ids, rows)
+
+    def _embedding_factor(self, change: EmbeddingChange) -> torch.Tensor:
+        update, own = change.low_rank, change.replacement
+        assert update is not None
+        assert change.magnitude is not None
+        weight = self._embedding.weight if own is None else self._to_device(own)
+        a, b = update.a.to(self._device).float(), update.b.to(self._device).float()
+        changed = torch.addmm(weight.float(), a.t(), b.t(), alpha=update.scaling)
+        norm: torch.Tensor = torch.linalg.vector_norm(changed, dim=0)
+        return self._to_device(change.magnitude.to(self._device).float() / norm)
 
 
 def _is_more_than_low_rank(change: LinearChange) -> bool:

@@ -28,23 +28,46 @@ class Runner:
     def run(self, batch: Batch) -> torch.Tensor:
         """Logits [num_logit_rows, vocabulary], in the order of the batch's chunks."""
         self._cache.flush()
-        context = self._base.decoder.context
+        context, head = self._base.decoder.context, self._base.decoder.head_context
         context.attention = self._attention(batch)
         short, long = _adapters(batch)
         context.lora = self._stacker.step(short, long)
         context.changes = self._changes.step(short, long, len(batch.token_ids))
+        self._prepare_head(batch)
         try:
             logits = self._base.decoder.forward(
                 batch.token_ids, batch.positions, batch.logit_rows, batch.virtual
             )
         finally:
             context.attention = context.lora = context.changes = None
+            head.lora = head.changes = None
         return logits[: batch.num_logit_rows]
 
     def forget(self, placed: PlacedAdapter) -> None:
         """Keeps nothing of an adapter that has left its slot."""
         self._stacker.forget(placed)
         self._changes.forget(placed)
+
+    def _prepare_head(self, batch: Batch) -> None:
+        """Sets what the output head needs: it sees the rows that have logits alone."""
+        head = self._base.decoder.head
+        if head is None or not any(
+            placed is not None and placed.changes_group(head.index)
+            for placed in dict.fromkeys(chunk.sequence.placed for chunk in batch.chunks)
+        ):
+            return
+        runs: list[tuple[PlacedAdapter | None, slice]] = []
+        row = 0
+        for chunk in batch.chunks:
+            placed, end = chunk.sequence.placed, row + chunk.num_logit_rows
+            if runs and runs[-1][0] is placed:
+                runs[-1] = placed, slice(runs[-1][1].start, end)
+            elif end > row:
+                runs.append((placed, slice(row, end)))
+            row = end
+        context = self._base.decoder.head_context
+        context.lora = self._stacker.step((), runs)
+        context.changes = self._changes.step((), runs, len(batch.logit_rows))
 
     def _attention(self, batch: Batch) -> AttentionStep:
         native = self._native

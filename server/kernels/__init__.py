@@ -9,7 +9,8 @@ D head size, R stacked LoRA rank.
 """
 
 from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
-from server.kernels.changes import Affine, Changes, ChangeStep, Detour
+from server.kernels.changes import Affine, Changes, ChangeStep, Detour, Norm
+from server.kernels.embedding import EmbeddingTable
 from server.kernels.groups import LoraGroup
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
@@ -29,6 +30,7 @@ __all__ = [
     "ChangeStep",
     "Changes",
     "Detour",
+    "EmbeddingTable",
     "LongChunk",
     "LoraGroup",
     "LoraRows",
@@ -36,6 +38,7 @@ __all__ = [
     "LoraStep",
     "MaskedLora",
     "Native",
+    "Norm",
     "Runs",
     "ShortRows",
     "apply_lora",

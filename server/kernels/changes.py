@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from server.kernels.embedding import EmbeddingTable
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -29,11 +31,22 @@ class Detour:
     """A member of a group that is computed on its own: by another `weight` [out, in] with its
     `bias`, or by the base's from `input_scale * x` where its siblings see x itself."""
 
-    columns: slice
-    """Of the group's output."""
+    columns: slice | torch.Tensor
+    """Of the group's output: side by side, or their indices."""
     input_scale: torch.Tensor | None = None
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Another factor and summand of a normalization, both [size] and float32. In a `ChangeStep`
+    they have one more dimension in front, as in `Affine`, and `changed` tells which rows of it
+    are used."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor | None = None
+    changed: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,9 @@ class Changes:
     """By group index."""
     detours: Mapping[int, tuple[Detour, ...]] = field(default_factory=dict)
     """By group index."""
+    norms: Mapping[int, Norm] = field(default_factory=dict)
+    """By norm index."""
+    embedding: EmbeddingTable | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +67,36 @@ class ChangeStep:
     """The changes of one step's rows.
 
     `runs` are the rows of each adapter that has any; `index` [T] is each row's place in the
-    stacked `affine`.
+    stacked `affine` and `norms`.
     """
 
     runs: tuple[tuple[slice, Changes], ...]
     index: torch.Tensor
     affine: Mapping[int, Affine]
+    norms: Mapping[int, Norm] = field(default_factory=dict)
     row_multiple: int = 1
     """Products have a multiple of so many rows."""
+
+    def embed(self, token_ids: torch.Tensor, states: torch.Tensor) -> None:
+        """Changes the embeddings `states` [T, hidden] of `token_ids` [T] in place."""
+        for rows, changes in self.runs:
+            if changes.embedding is not None:
+                states[rows] = changes.embedding.lookup(
+                    token_ids[rows], states[rows], self.row_multiple
+                )
+
+    def normalize(
+        self, norm: int, out: torch.Tensor, plain: torch.Tensor, shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        """What stands in for a norm's output `out`, of which `plain` is the form without factor
+        and summand. `shape` is that of one number per row and channel."""
+        stacked = self.norms[norm]
+        assert stacked.changed is not None
+        own = plain.float() * stacked.scale[self.index].view(shape)
+        if stacked.shift is not None:
+            own += stacked.shift[self.index].view(shape)
+        changed = stacked.changed[self.index].view(*shape[:-1], 1)
+        return torch.where(changed, own.to(out.dtype), out)
 
     def scale_input(self, group: int, x: torch.Tensor) -> torch.Tensor:
         """What the group's product takes in place of `x` [..., T, in]."""

@@ -1,5 +1,6 @@
 """A transformers decoder with our linears and paged attention in place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,13 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from server.kernels import Native, paged_attention
+from server.models.adapted import (
+    AdaptedEmbedding,
+    AdaptedNorm,
+    adapt_head,
+    adapt_norms,
+    path_of,
+)
 from server.models.fast_modules import accelerate
 from server.models.layers import AdaptedLinear, LinearGroup, StepContext
 from server.models.weights import can_fuse, is_linear, shape_of, take_weight
@@ -35,12 +43,24 @@ class Decoder:
     """Runs one packed row of tokens through a model. Not safe for concurrent use."""
 
     def __init__(
-        self, model: PreTrainedModel, groups: tuple[LinearGroup, ...], context: StepContext
+        self,
+        model: PreTrainedModel,
+        groups: tuple[LinearGroup, ...],
+        head: LinearGroup | None,
+        norms: tuple[AdaptedNorm, ...],
+        context: StepContext,
+        head_context: StepContext,
     ) -> None:
+        """`head` is the last of `groups`, or None where no adapter may change the output head;
+        `head_context` is for its rows, those that have logits."""
         self.model = model
         self.groups = groups
+        self.head = head
+        self.norms = norms
         self.context = context
-        self.embedding = model.get_input_embeddings()
+        self.head_context = head_context
+        embedding = model.get_input_embeddings()
+        self.embedding = AdaptedEmbedding(path_of(model, embedding), embedding, context)
 
     @torch.inference_mode()
     def forward(
@@ -53,13 +73,14 @@ class Decoder:
         """Logits [len(rows), vocabulary] of the given rows.
 
         `token_ids` and `positions` are [T]. `embeddings` is (rows, [rows, hidden]): input
-        embeddings that stand in for those rows' tokens. The step context must be set.
+        embeddings that stand in for those rows' tokens. The step contexts must be set.
         """
-        if embeddings is None:
+        if embeddings is None and self.context.changes is None:
             inputs: dict[str, Any] = {"input_ids": token_ids.unsqueeze(0)}
         else:
             states = self.embedding(token_ids)
-            states[embeddings[0]] = embeddings[1]
+            if embeddings is not None:
+                states[embeddings[0]] = embeddings[1]
             inputs = {"inputs_embeds": states.unsqueeze(0)}
         logits: torch.Tensor = self.model(
             **inputs, position_ids=positions.unsqueeze(0), use_cache=False, logits_to_keep=rows
@@ -68,15 +89,20 @@ class Decoder:
 
 
 def install(
-    model: Any, *, hold: bool, int8_threshold: float, native: Native | None = None
+    model: Any,
+    *,
+    hold: bool,
+    int8_threshold: float,
+    norm_inputs: Mapping[str, list[torch.Size]],
+    native: Native | None = None,
 ) -> Decoder:
-    """Puts our linears and attention into a loaded model, in place.
+    """Puts our linears, norms and attention into a loaded model, in place.
 
-    The output head and the embeddings stay as they are. Quantized weights move over without being
-    quantized again; with `hold`, NF4 weights are also kept dequantized. With `native` its kernels
-    run what they can, the head and the norms too.
+    Quantized weights move over without being quantized again; with `hold`, NF4 weights are also
+    kept dequantized. With `native` its kernels run what they can. `norm_inputs` are as for
+    `adapt_norms`.
     """
-    context = StepContext()
+    context, head_context = StepContext(), StepContext()
     head = model.get_output_embeddings()
     groups: list[LinearGroup] = []
     for path, parent in list(model.named_modules()):
@@ -94,15 +120,23 @@ def install(
             groups.append(group)
             for index, name in enumerate(names):
                 setattr(parent, name, AdaptedLinear(group, index, shape_of(linears.pop(name))))
+    head_group = None
+    if type(head) is nn.Linear:
+        weight = take_weight([head], hold=hold, int8_threshold=int8_threshold, native=native)
+        path = path_of(model, head)
+        head_group = LinearGroup(len(groups), (path,), head.in_features, weight, head_context)
+        groups.append(head_group)
+        adapt_head(model, head_group)
     for module in model.modules():
         if hasattr(module, "layer_idx"):
             # Past nn.Module's own __setattr__: the context is not part of the model.
             object.__setattr__(module, "step_context", context)
     if native is not None:
         accelerate(model, native)
+    norms = adapt_norms(model, context, norm_inputs)
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)
-    return Decoder(model, tuple(groups), context)
+    return Decoder(model, tuple(groups), head_group, norms, context, head_context)
 
 
 def _grouped(linears: dict[str, nn.Module]) -> list[tuple[str, ...]]:

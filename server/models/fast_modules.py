@@ -13,7 +13,6 @@ from transformers.activations import SiLUActivation
 
 from server.kernels import Native
 from server.models.layers import AdaptedLinear
-from server.models.weights import dense_product, native_for
 
 
 class FastNorm(nn.Module):
@@ -28,19 +27,6 @@ class FastNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of the last dimension."""
         return self._native.rms_norm(x.contiguous(), self.weight, self._epsilon)
-
-
-class FastHead(nn.Module):
-    """The output head, whose weight the embeddings may share."""
-
-    def __init__(self, native: Native, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self._native = native
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in] to [..., vocabulary]."""
-        return dense_product(self._native, x, self.weight, self.bias)
 
 
 class FastMlp(nn.Module):
@@ -66,9 +52,6 @@ def accelerate(model: Any, native: Native) -> None:
             fast = _fast(child, native, model.dtype)
             if fast is not None:
                 setattr(parent, name, fast)
-    head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and native_for(native, head.weight, head.bias) is not None:
-        model.set_output_embeddings(FastHead(native, head))
 
 
 def _fast(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:

@@ -1,6 +1,7 @@
 """Loads a base model: quantized, with our linears and paged attention in place."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
 from server.kernels import Native, load_native
+from server.models.adapted import norm_inputs
 from server.models.checkpoint import (
     check_shapes,
     eos_token_ids,
@@ -20,7 +22,7 @@ from server.models.checkpoint import (
 from server.models.checks import cache_shape, check_config, check_directory, probe, probe_tokens
 from server.models.decoder import CacheShape, Decoder, install
 from server.models.memory import available_bytes, fits_held
-from server.types import BaseInfo
+from server.types import BaseInfo, EmbeddingInfo, NormInfo
 from understudy.artifact import base_fingerprint
 
 # LLM.int8's published threshold; the one bitsandbytes, and so the trainer, uses.
@@ -97,8 +99,10 @@ def load_base(
     )
     vocab_size = config.get_text_config().vocab_size
     tokens = probe_tokens(vocab_size).to(target)
-    with one_line(name, "does not run"), torch.inference_mode():
+    with one_line(name, "does not run"), torch.inference_mode(), norm_inputs(model) as inputs:
         expected = torch.cat([model(row.unsqueeze(0)).logits for row in tokens])
+        # Of another number of rows, so that the dimension that counts them is known.
+        model(tokens[:1, :1])
     num_parameters = model.num_parameters()
     # The native product of packed weights is the faster one.
     hold = quantization == "nf4" and (
@@ -109,7 +113,7 @@ def load_base(
             and fits_held(num_parameters, compute, available_bytes(target))
         )
     )
-    decoder = install(model, hold=hold, int8_threshold=threshold, native=native)
+    decoder = install(model, hold=hold, int8_threshold=threshold, norm_inputs=inputs, native=native)
     shape = cache_shape(config)
     exact = compute == torch.float32 and quantization != "int8"
     probe(decoder, shape, expected, name, exact=exact, native=native)
@@ -135,6 +139,13 @@ def load_base(
             for group in decoder.groups
             for name, columns in zip(group.names, group.columns, strict=True)
         },
+        norms={
+            norm.path: NormInfo(len(norm.weight), norm.bias is not None) for norm in decoder.norms
+        },
+        embedding=_embedding_info(decoder),
+        head=decoder.head.names[0] if decoder.head is not None else "",
+        tied=_head_weight(decoder) is decoder.embedding.weight,
+        is_own_weight=partial(_is_own_weight, decoder),
     )
     eos = eos_token_ids(model, tokenizer, vocab_size)
     return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, native)
@@ -180,9 +191,30 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _embedding_info(decoder: Decoder) -> EmbeddingInfo | None:
+    embedding = decoder.embedding
+    if not embedding.is_lookup():
+        return None
+    rows, size = embedding.weight.shape
+    return EmbeddingInfo(embedding.path, (rows, size))
+
+
+def _head_weight(decoder: Decoder) -> torch.Tensor | None:
+    return getattr(decoder.model.get_output_embeddings(), "weight", None)
+
+
+def _is_own_weight(decoder: Decoder, path: str, weight: object) -> bool:
+    own = decoder.embedding.weight if path == decoder.embedding.path else _head_weight(decoder)
+    if own is None or not isinstance(weight, torch.Tensor):
+        return False
+    return torch.equal(weight[: len(own)].to(own.device, own.dtype), own)
+
+
 def _resident_bytes(decoder: Decoder) -> int:
     tensors = {
         tensor.data_ptr(): tensor.nbytes
         for tensor in (*decoder.model.parameters(), *decoder.model.buffers())
     }
-    return sum(tensors.values()) + sum(group.weight.resident_bytes for group in decoder.groups)
+    # The head's weight is a parameter of the model still.
+    linears = (group for group in decoder.groups if group is not decoder.head)
+    return sum(tensors.values()) + sum(group.weight.resident_bytes for group in linears)

@@ -178,7 +178,7 @@ def test_slots_share_bytes_without_padding(loaded: LoadedBase, held: Held) -> No
         roomy.run()
         sizes[name] = _bytes(roomy) - before
     assert sizes["wide"] > sizes["narrow"] > sizes["late"] > sizes["prompt"] > 0
-    placer = Placer(loaded.decoder.groups, loaded.dtype, loaded.device)
+    placer = Placer(loaded.decoder, loaded.dtype, loaded.device)
     assert sizes == {name: placer.num_bytes(lease.weights) for name, lease in held.items()}
     small = sizes["narrow"] + sizes["late"] + sizes["prompt"]
     driver = Driver(loaded, adapter_slot_bytes=small)

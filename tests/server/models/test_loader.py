@@ -97,8 +97,18 @@ def test_info(quantization: str, llama: Path) -> None:
     assert (info.name, info.quantization, info.dtype) == ("tiny", quantization, "float32")
     assert info.linear_shapes["model.layers.1.self_attn.k_proj"] == (32, 64)
     assert info.linear_shapes["model.layers.0.mlp.down_proj"] == (64, 128)
-    assert len(info.linear_shapes) == 14
-    assert not any("lm_head" in name for name in info.linear_shapes)
+    assert (len(info.linear_shapes), info.head) == (15, "lm_head")
+    assert info.linear_shapes["lm_head"] == info.embedding.shape == (320, 64)
+    assert info.embedding.path == "model.embed_tokens"
+    assert {path: (norm.size, norm.has_bias) for path, norm in info.norms.items()} == {
+        "model.norm": (64, False),
+        **{
+            f"model.layers.{i}.{name}_layernorm": (64, False)
+            for i in range(2)
+            for name in ("input", "post_attention")
+        },
+    }
+    assert not info.tied
     assert info.max_context_tokens == 2048
     assert info.int8_threshold == (6.0 if quantization == "int8" else 0.0)
     model = AutoModelForCausalLM.from_pretrained(llama)
@@ -117,8 +127,12 @@ def test_held_and_packed_give_the_same_numbers(llama: Path) -> None:
         if ours.in_features == 64:
             torch.testing.assert_close(ours.weight(x), theirs.weight(x), rtol=0, atol=1e-5)
     assert (held.info.weight_form, packed.info.weight_form) == ("nf4_held", "nf4_packed")
-    dense = 2 * sum(out * in_ for out, in_ in packed.info.linear_shapes.values())
-    packed_bytes = sum(group.weight.resident_bytes for group in packed.decoder.groups)
+    # The output head is not quantized.
+    shapes = dict(packed.info.linear_shapes)
+    del shapes["lm_head"]
+    dense = 2 * sum(out * in_ for out, in_ in shapes.values())
+    quantized = [group for group in packed.decoder.groups if group is not packed.decoder.head]
+    packed_bytes = sum(group.weight.resident_bytes for group in quantized)
     assert packed_bytes <= 0.35 * dense
     assert held.info.resident_bytes > packed.info.resident_bytes + dense
 
@@ -160,6 +174,8 @@ def test_fused_nf4_codes_are_those_of_each_linear(llama: Path) -> None:
     base = load_base(llama, weight_form="nf4_packed")
     model = oracle.load(llama, "nf4", None)
     for group in base.decoder.groups:
+        if group is base.decoder.head:
+            continue
         dense = group.weight.dequantized()
         for name, columns in zip(group.names, group.columns, strict=True):
             weight = model.get_submodule(name).weight
