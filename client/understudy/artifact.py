@@ -15,9 +15,10 @@ end-of-sequence id.
 import hashlib
 import json
 import math
+import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -218,33 +219,46 @@ def read_safetensors_header(path: Path) -> list[TensorEntry]:
     Reads the header only. Raises ArtifactError if the file is not safetensors, the header is
     over MAX_HEADER_BYTES, or sizes, offsets and shapes do not agree.
     """
-    where = path.name
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise ArtifactError(f"{where}: not a safetensors file: {size} bytes")
-            (length,) = struct.unpack("<Q", prefix)
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise ArtifactError(
-                    f"{where}: not a safetensors file: header of {length} bytes in a file of {size}"
-                )
-            header = file.read(length)
+            size = os.fstat(file.fileno()).st_size
+            return parse_safetensors_header(take_safetensors_header(file, size), size, path.name)
     except OSError as error:
-        raise ArtifactError(f"{where}: cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{path.name}: cannot be read: {error.strerror}") from error
+
+
+def take_safetensors_header(file: BinaryIO, size: int) -> bytes:
+    """The first bytes of a safetensors file of `size` bytes, up to where the tensors begin.
+
+    Raises ArtifactError as `read_safetensors_header`, and OSError.
+    """
+    where = Path(file.name).name
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise ArtifactError(f"{where}: not a safetensors file: {size} bytes")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise ArtifactError(
+            f"{where}: not a safetensors file: header of {length} bytes in a file of {size}"
+        )
+    return prefix + file.read(length)
+
+
+def parse_safetensors_header(header: bytes, size: int, where: str) -> list[TensorEntry]:
+    """The tensors that the `header` of a file of `size` bytes tells of, in the order of their
+    bytes. Raises ArtifactError as `read_safetensors_header`."""
     try:
-        text = header.decode("utf-8")
+        text = header[8:].decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{where}: not a safetensors file: header is not UTF-8") from error
     data = parse_json_object(text, where)
     entries = [
-        _entry(where, name, value, 8 + length)
+        _entry(where, name, value, len(header))
         for name, value in data.items()
         if name != "__metadata__"
     ]
     entries.sort(key=lambda entry: entry.begin)
-    position = 8 + length
+    position = len(header)
     for entry in entries:
         if entry.begin != position:
             raise ArtifactError(f"{where}: tensor {entry.name!r}: bytes overlap or leave a gap")
@@ -259,8 +273,8 @@ def _entry(where: str, name: str, value: Any, offset: int) -> TensorEntry:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry") from error
-    numbers = (*shape, begin, end)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+    # By type: Python counts True as 1.
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry")
     if dtype not in _DTYPE_BYTES:
         raise ArtifactError(f"{where}: tensor {name!r}: unknown dtype {dtype!r}")
@@ -286,7 +300,20 @@ def content_hash(directory: Path, manifest: Manifest) -> str:
     Covers adapter_config.json (keys sorted, without those that only say where the base lay), the
     tensors, the prompt template and the base fields. Names, sidecars and times are outside.
     """
+    path = directory / TENSORS_FILE
     config = read_json_object(directory / CONFIG_FILE)
+    with path.open("rb") as file:
+        tensors = ((e, _blocks(file, e.begin, e.end)) for e in _by_name(path))
+        return content_hash_of(config, manifest, tensors)
+
+
+def content_hash_of(
+    config: Mapping[str, Any],
+    manifest: Manifest,
+    tensors: Iterable[tuple[TensorEntry, Iterable[bytes | memoryview]]],
+) -> str:
+    """The content hash of what was read already: the configuration, and the tensors sorted by
+    name, each with its bytes."""
     canonical = {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}
     digest = hashlib.sha256()
     for part in (
@@ -296,7 +323,7 @@ def content_hash(directory: Path, manifest: Manifest) -> str:
         manifest.quantization,
     ):
         digest.update(hashlib.sha256(part.encode()).digest())
-    _hash_tensors(digest, [directory / TENSORS_FILE])
+    _hash_tensors(digest, tensors)
     return digest.hexdigest()
 
 
@@ -310,20 +337,30 @@ def base_fingerprint(directory: Path) -> str:
     if not weights:
         raise ArtifactError(f"{directory}: holds no *.safetensors weights")
     digest = hashlib.sha256()
-    _hash_tensors(digest, weights)
+    entries = sorted(
+        ((entry, path) for path in weights for entry in _by_name(path)),
+        key=lambda pair: pair[0].name,
+    )
+    for entry, path in entries:
+        with path.open("rb") as file:
+            _hash_tensors(digest, [(entry, _blocks(file, entry.begin, entry.end))])
     for name in _TOKENIZER_FILES:
         if (directory / name).is_file():
             digest.update(f"{name}\0{sha256_file(directory / name)}\n".encode())
     return digest.hexdigest()
 
 
-def _hash_tensors(digest: "hashlib._Hash", paths: Iterable[Path]) -> None:
-    entries = [(entry, path) for path in paths for entry in read_safetensors_header(path)]
-    for entry, path in sorted(entries, key=lambda pair: pair[0].name):
+def _by_name(path: Path) -> list[TensorEntry]:
+    return sorted(read_safetensors_header(path), key=lambda entry: entry.name)
+
+
+def _hash_tensors(
+    digest: "hashlib._Hash", tensors: Iterable[tuple[TensorEntry, Iterable[bytes | memoryview]]]
+) -> None:
+    for entry, blocks in tensors:
         digest.update(f"{entry.name}\0{entry.dtype}\0{list(entry.shape)}\0".encode())
-        with path.open("rb") as file:
-            for block in _blocks(file, entry.begin, entry.end):
-                digest.update(block)
+        for block in blocks:
+            digest.update(block)
 
 
 def _blocks(file: BinaryIO, begin: int, end: int, block_bytes: int = 1 << 20) -> Iterator[bytes]:
@@ -360,13 +397,28 @@ def verify(directory: Path) -> Manifest:
     manifest = read_manifest(directory)
     if manifest is None:
         raise ArtifactError(f"{directory.name}: holds no {MANIFEST_FILE}")
+    for name in (CONFIG_FILE, TENSORS_FILE):
+        if name in manifest.files and not (directory / name).is_file():
+            raise ArtifactError(f"{name}: missing")
+    check_file_hashes(
+        manifest,
+        {n: sha256_file(directory / n) for n in (CONFIG_FILE, TENSORS_FILE) if n in manifest.files},
+    )
+    check_content_hash(manifest, content_hash(directory, manifest))
+    return manifest
+
+
+def check_file_hashes(manifest: Manifest, found: Mapping[str, str]) -> None:
+    """Raises ArtifactError unless the files have the sha256 of the manifest; `found` has them by
+    name, in hex."""
     for name, expected in manifest.files.items():
         if name not in (CONFIG_FILE, TENSORS_FILE):
             raise ArtifactError(f"{MANIFEST_FILE}: unexpected file {name!r}")
-        if not (directory / name).is_file():
-            raise ArtifactError(f"{name}: missing")
-        if sha256_file(directory / name) != expected:
+        if found[name] != expected:
             raise ArtifactError(f"{name}: sha256 differs from the manifest")
-    if content_hash(directory, manifest) != manifest.content_hash:
+
+
+def check_content_hash(manifest: Manifest, found: str) -> None:
+    """Raises ArtifactError unless the content has the hash of the manifest."""
+    if found != manifest.content_hash:
         raise ArtifactError(f"{MANIFEST_FILE}: content hash differs from the files")
-    return manifest

@@ -8,16 +8,16 @@ from elsewhere. Only safetensors is read, never pickle.
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from server.adapters.lora import read_lora
 from server.adapters.soft_prompt import read_soft_prompt
+from server.adapters.tensor_file import read_tensor_file
 from server.adapters.weights import AdapterWeights
 from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.types import BaseInfo
@@ -27,13 +27,13 @@ from understudy.artifact import (
     TENSORS_FILE,
     ArtifactError,
     Manifest,
+    check_content_hash,
+    check_file_hashes,
     check_name,
-    content_hash,
+    content_hash_of,
     parse_json_object,
     read_manifest,
-    read_safetensors_header,
     read_text,
-    verify,
 )
 from understudy.prompt import PromptTemplate
 from understudy.store import version_of
@@ -141,18 +141,6 @@ def _check_files(directory: Path, root: Path) -> None:
 
 
 def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) -> AdapterVersion:
-    tensors_path = directory / TENSORS_FILE
-    size = tensors_path.stat().st_size
-    if size > limits.max_bytes:
-        raise AdapterRefusedError(
-            f"{TENSORS_FILE}: {size} bytes, this server takes at most {limits.max_bytes}"
-        )
-    needed = sum(entry.end - entry.begin for entry in read_safetensors_header(tensors_path))
-    if needed > limits.max_host_bytes:
-        raise AdapterMemoryError(
-            f"adapter {name!r} needs {needed} bytes; this server holds {limits.max_host_bytes} "
-            "for all adapters"
-        )
     config_text = read_text(directory / CONFIG_FILE)
     config = parse_json_object(config_text, CONFIG_FILE)
     method = _method(config)
@@ -167,24 +155,27 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
     )
     if sealed is not None:
         _check_manifest(sealed, method, base)
-        verify(directory)
-    data = tensors_path.read_bytes()
+    file = read_tensor_file(
+        directory / TENSORS_FILE,
+        max_bytes=limits.max_bytes,
+        check_size=partial(_check_size, name, limits),
+        pin_memory=base.device.startswith("cuda"),
+    )
+    found_hash = content_hash_of(config, manifest, file.by_name())
     if sealed is not None:
-        # The bytes that are used are the bytes that were hashed, whatever happens to the file.
-        for file_name, used in ((TENSORS_FILE, data), (CONFIG_FILE, config_text.encode())):
-            if hashlib.sha256(used).hexdigest() != sealed.files.get(file_name):
-                raise AdapterRefusedError(f"{file_name}: sha256 differs from the manifest")
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise AdapterRefusedError(f"{TENSORS_FILE}: not a safetensors file: {error}") from error
+        # Of the bytes that are used, whatever happens to the files meanwhile.
+        hashes = {
+            CONFIG_FILE: hashlib.sha256(config_text.encode()).hexdigest(),
+            TENSORS_FILE: file.sha256,
+        }
+        check_file_hashes(replace(sealed, files=dict.fromkeys(hashes, "") | sealed.files), hashes)
+        check_content_hash(sealed, found_hash)
+    tensors = file.tensors
     weights = READERS[method](config, tensors, base)
     _check_limits(weights, manifest, limits)
     return AdapterVersion(
         name=name,
-        version=version_of(
-            sealed.content_hash if sealed is not None else content_hash(directory, manifest)
-        ),
+        version=version_of(found_hash),
         method=method,
         weights=weights,
         template=PromptTemplate(manifest.prompt_template) if manifest.prompt_template else None,
@@ -194,6 +185,14 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
         trained_quantization=manifest.quantization,
         warnings=_warnings(sealed, base, name),
     )
+
+
+def _check_size(name: str, limits: ArtifactLimits, needed: int) -> None:
+    if needed > limits.max_host_bytes:
+        raise AdapterMemoryError(
+            f"adapter {name!r} needs {needed} bytes; this server holds {limits.max_host_bytes} "
+            "for all adapters"
+        )
 
 
 def _method(config: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ def read_lora(
         divisor = math.sqrt(size) if config.get("use_rslora") else size
         scaling = _match(alphas, path, alpha) / divisor
         check_fits(path + _SUFFIXES[0], a, base.dtype)
-        check_fits(path + _SUFFIXES[1], b.double() * scaling, base.dtype)
+        check_fits(path + _SUFFIXES[1], b, base.dtype, scaling)
         linears[path] = LinearChange(LowRank(a, b, scaling))
     return AdapterWeights(linears)
 

@@ -257,10 +257,14 @@ def test_link_to_itself(lora: Path, info: BaseInfo) -> None:
 def test_file_that_vanishes_while_it_is_read(
     lora: Path, info: BaseInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def vanish(self: Path) -> bytes:
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+    stat = os.fstat
 
-    monkeypatch.setattr(Path, "read_bytes", vanish)
+    def vanish(descriptor: int) -> os.stat_result:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(TENSORS_FILE):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return stat(descriptor)
+
+    monkeypatch.setattr(os, "fstat", vanish)
     assert refusal(lora, info) == "its files cannot be read: No such file or directory"
 
 

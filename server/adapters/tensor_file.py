@@ -1,0 +1,102 @@
+"""Reads a safetensors file once: into one piece of memory that every tensor is a view of."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from server.errors import AdapterRefusedError
+from understudy.artifact import (
+    ArtifactError,
+    TensorEntry,
+    parse_safetensors_header,
+    take_safetensors_header,
+)
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A safetensors file in memory."""
+
+    header: bytes
+    entries: list[TensorEntry]
+    """By their bytes."""
+    data: torch.Tensor
+    """The bytes behind the header [n]."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hex."""
+        digest = hashlib.sha256(self.header)
+        digest.update(self._bytes)
+        return digest.hexdigest()
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors by name: views of `data`, but for those that do not lie on a multiple of
+        their element's size."""
+        return {entry.name: self._tensor(entry) for entry in self.entries}
+
+    def by_name(self) -> Iterator[tuple[TensorEntry, list[memoryview]]]:
+        """The tensors sorted by name, each with its bytes."""
+        start = len(self.header)
+        for entry in sorted(self.entries, key=lambda entry: entry.name):
+            yield entry, [self._bytes[entry.begin - start : entry.end - start]]
+
+    @cached_property
+    def _bytes(self) -> memoryview:
+        return _memory(self.data)
+
+    def _tensor(self, entry: TensorEntry) -> torch.Tensor:
+        dtype = _DTYPES[entry.dtype]
+        begin = entry.begin - len(self.header)
+        piece = self.data[begin : entry.end - len(self.header)]
+        if begin % dtype.itemsize:
+            piece = piece.clone()
+        return piece.view(dtype).view(entry.shape)
+
+
+def read_tensor_file(
+    path: Path, *, max_bytes: int, check_size: Callable[[int], None], pin_memory: bool
+) -> TensorFile:
+    """Reads `path`. `check_size` is told the bytes of all tensors before they are read, and may
+    raise. `pin_memory`: for fast copies to a CUDA device.
+
+    Raises AdapterRefusedError for a larger file than `max_bytes`, ArtifactError for one that is not
+    safetensors, and OSError.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise AdapterRefusedError(
+                f"{path.name}: {size} bytes, this server takes at most {max_bytes}"
+            )
+        header = take_safetensors_header(file, size)
+        entries = parse_safetensors_header(header, size, path.name)
+        check_size(size - len(header))
+        data = torch.empty(size - len(header), dtype=torch.uint8, pin_memory=pin_memory)
+        left = _memory(data)
+        while left:
+            count = file.readinto(left)
+            if not count:
+                raise ArtifactError(f"{path.name}: truncated")
+            left = left[count:]
+    return TensorFile(header, entries, data)
+
+
+def _memory(data: torch.Tensor) -> memoryview:
+    array: Any = data.numpy()
+    return memoryview(array)
