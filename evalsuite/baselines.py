@@ -56,7 +56,7 @@ def _majority(task: Task) -> TrivialAnswers:
     counts = Counter(sample.target or 0 for sample in task.train)
     target = min(counts, key=lambda index: (-counts[index], index))
     answers = tuple(
-        Answer(text=sample.choices[min(target, len(sample.choices) - 1)]) for sample in task.samples
+        Answer(text=sample.options[min(target, len(sample.options) - 1)]) for sample in task.samples
     )
     return TrivialAnswers("constant", task.train[0].choices[target], answers)
 

@@ -96,7 +96,8 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
     given = found.data if found.data is not None and not found.data.is_dir() else None
     files = [given] if given is not None else _files(spec.name, spec.data, spec.folder, folder)
     samples = read_samples(files, definition.read_rows, definition.convert, spec.mode)
-    train, train_sha256 = _train(definition, folder, files, samples)
+    needs_train = given is None and not spec.folder
+    train, train_sha256 = _train(definition, folder, files, samples, needs_train)
     try:
         metrics = build_metrics(spec.metrics, spec.mode, spec.options, samples)
     except InputError as error:
@@ -114,16 +115,19 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
 
 
 def _train(
-    definition: Definition, folder: Path, files: Sequence[Path], samples: Sequence[Sample]
+    definition: Definition,
+    folder: Path,
+    files: Sequence[Path],
+    samples: Sequence[Sample],
+    is_needed: bool,
 ) -> tuple[tuple[Sample, ...], str | None]:
     """Training rows that are no test rows, and the hash of their files."""
     spec = definition.spec
     if spec.train is None:
         return (), None
-    try:
-        train_files = _files(spec.name, spec.train, spec.folder, folder)
-    except InputError:
-        # A published test set may come alone; then there are no shots.
+    train_files = _files(spec.name, spec.train, spec.folder, folder, is_needed)
+    # A published test set may come alone, or the training file itself be the one to test on.
+    if not train_files or set(train_files) & set(files):
         return (), None
     held_out = {sample.input for sample in samples}
     rows = read_samples(train_files, definition.read_rows, definition.convert, spec.mode)
@@ -133,8 +137,10 @@ def _train(
     return train, sha256_files(train_files)
 
 
-def _files(name: str, data: str | Sequence[str], below: str, folder: Path) -> list[Path]:
-    """The files that the first fitting alternative stands for.
+def _files(
+    name: str, data: str | Sequence[str], below: str, folder: Path, is_needed: bool = True
+) -> list[Path]:
+    """The files that the first fitting alternative stands for; none if they are not needed.
 
     A single plain file name is returned unseen, so that reading it tells what is wrong.
     """
@@ -147,6 +153,8 @@ def _files(name: str, data: str | Sequence[str], below: str, folder: Path) -> li
                 matches = sorted(path for path in base.glob(pattern) if path.is_file())
             if matches:
                 return matches
+    if not is_needed:
+        return []
     if len(alternatives) == 1 and "*" not in alternatives[0]:
         return [folder / alternatives[0]]
     raise InputError(

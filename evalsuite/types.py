@@ -60,6 +60,13 @@ class Sample:
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Further variables of the template, and what single metrics need."""
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Texts that tell the choices apart: where contexts differ, choices may be the same."""
+        if not self.contexts:
+            return self.choices
+        return tuple(map(str.__add__, self.contexts, self.choices))
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -100,7 +107,7 @@ class Answer:
     """What came back for one request."""
 
     text: str = ""
-    """Generated text; in mode choice, without scores, the choice taken."""
+    """Generated text; in mode choice, without scores, the option taken."""
     choices: tuple[ChoiceScore, ...] = ()
     finish_reason: str = ""
     num_prompt_tokens: int = 0

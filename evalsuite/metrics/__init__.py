@@ -48,7 +48,7 @@ METRICS: Mapping[str, Callable[[str, Context], Metric]] = {
     "accuracy_per_char": choice.accuracy,
     "accuracy_per_byte": choice.accuracy,
     "accuracy_unconditional": choice.accuracy,
-    "accuracy_macro": choice.accuracy_macro,
+    "accuracy_macro": grouped.accuracy_macro,
     "brier": choice.brier,
     "target_score": choice.target_score,
     "target_mass": choice.target_mass,

@@ -44,6 +44,8 @@ class MetricOptions:
     and wrong where there is none. References are taken whole."""
     numbers: bool = False
     """Exact match: drop thousands separators, currency signs and a final full stop."""
+    no_answer: str | None = None
+    """SQuAD 2.0: the normalised text that stands for there being no answer."""
     positive: int = 1
     """F1: index of the positive label."""
     number_step: Annotated[float, Field(ge=0)] = 0.0

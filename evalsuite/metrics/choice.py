@@ -11,8 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from evalsuite.errors import InputError
-from evalsuite.metrics.base import Context, MeanMetric, SumMetric, ratio
+from evalsuite.metrics.base import Context, MeanMetric
 from evalsuite.types import Answer, ChoiceScore, Floats, Metric, Mode, Sample
 
 Normalise = Callable[[ChoiceScore], float]
@@ -40,7 +39,7 @@ _NORMS = {
 def picked(normalise: Normalise, sample: Sample, answer: Answer) -> int:
     """Index of the most likely choice, the first of equals; or of the choice taken as text."""
     if not answer.choices:
-        return sample.choices.index(answer.text)
+        return sample.options.index(answer.text)
     return int(np.argmax([normalise(choice) for choice in answer.choices]))
 
 
@@ -54,7 +53,7 @@ def picked_text(sample: Sample, answer: Answer) -> str:
 def probabilities(sample: Sample, answer: Answer) -> Floats:
     """[C]: softmax of the choices' log-likelihoods; all on the choice taken as text."""
     if not answer.choices:
-        sure: Floats = np.eye(len(sample.choices))[sample.choices.index(answer.text)]
+        sure: Floats = np.eye(len(sample.choices))[sample.options.index(answer.text)]
         return sure
     logprobs = np.array([choice.logprob for choice in answer.choices])
     weights = np.exp(logprobs - logprobs.max())
@@ -71,42 +70,6 @@ def accuracy(name: str, context: Context) -> Metric:
     """accuracy, accuracy_per_char, accuracy_per_byte or accuracy_unconditional."""
     signature = f"{name}|loglik|norm:{_NORMS[name]}|agg:mean"
     return MeanMetric(name, signature, Mode.CHOICE, partial(is_right, NORMALISERS[name]))
-
-
-def accuracy_macro(name: str, context: Context) -> Metric:
-    """The mean over categories of the accuracy within each. Statistics: right and all, each [C].
-
-    With generated text, right is what exact_match calls right, without options.
-    """
-    names = sorted({sample.category for sample in context.samples})
-    index = {category: place for place, category in enumerate(names)}
-    if len(names) < 2:
-        raise InputError(f"metrics: '{name}' needs samples of at least two categories")
-
-    def of_sample(sample: Sample, answer: Answer) -> Floats:
-        statistics = np.zeros(2 * len(names))
-        place = index[sample.category]
-        if context.mode is Mode.CHOICE:
-            right = is_right(NORMALISERS["accuracy"], sample, answer)
-        else:
-            right = float(answer.text.strip() in {r.strip() for r in sample.references})
-        statistics[place], statistics[len(names) + place] = right, 1.0
-        return statistics
-
-    def of_sums(sums: Floats) -> Floats:
-        right, count = sums[..., : len(names)], sums[..., len(names) :]
-        return ratio(ratio(right, count).sum(axis=-1), (count > 0).sum(axis=-1))
-
-    kind = "loglik|norm:none" if context.mode is Mode.CHOICE else "exact_match"
-    signature = f"{name}|{kind}|agg:mean-over-{len(names)}-categories"
-    return SumMetric(
-        name,
-        signature,
-        context.mode,
-        of_sample,
-        of_sums,
-        lambda row: float(row[: len(names)].sum()),
-    )
 
 
 def brier(name: str, context: Context) -> Metric:

@@ -1,4 +1,4 @@
-"""Metrics whose item is several samples: MultiRC's questions, Winogender's pairs, BBQ's groups.
+"""Metrics over several samples at a time: categories, MultiRC's questions, pairs, BBQ's groups.
 
 Scale 0..1; BBQ's bias -1..1, where 0 is none.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from evalsuite.errors import InputError
 from evalsuite.metrics.base import Combine, Context, SumMetric, ratio
 from evalsuite.metrics.choice import NORMALISERS, is_right, picked
+from evalsuite.metrics.text import exact_definition, exact_match
 from evalsuite.types import Answer, Floats, Metric, Mode, Sample
 
 _RAW = NORMALISERS["accuracy"]
@@ -58,6 +59,40 @@ def _grouped(
         lambda sums: ratio(sums[..., 0], sums[..., 1]),
         lambda row: float(row[0]),
         combine=_together(key, lambda sample: sizes[key(sample)], judge),
+    )
+
+
+def accuracy_macro(name: str, context: Context) -> Metric:
+    """The mean over categories of the accuracy within each. Statistics: right and all, each [C].
+
+    With generated text, right is what exact_match calls right.
+    """
+    names = sorted({sample.category for sample in context.samples})
+    index = {category: place for place, category in enumerate(names)}
+
+    def of_sample(sample: Sample, answer: Answer) -> Floats:
+        statistics = np.zeros(2 * len(names))
+        place = index[sample.category]
+        if context.mode is Mode.CHOICE:
+            right = is_right(_RAW, sample, answer)
+        else:
+            right = exact_match(context.options, sample, answer)
+        statistics[place], statistics[len(names) + place] = right, 1.0
+        return statistics
+
+    def of_sums(sums: Floats) -> Floats:
+        right, count = sums[..., : len(names)], sums[..., len(names) :]
+        return ratio(ratio(right, count).sum(axis=-1), (count > 0).sum(axis=-1))
+
+    kind = "loglik|norm:none" if context.mode is Mode.CHOICE else exact_definition(context.options)
+    signature = f"{name}|{kind}|agg:mean-over-{len(names)}-categories"
+    return SumMetric(
+        name,
+        signature,
+        context.mode,
+        of_sample,
+        of_sums,
+        lambda row: float(row[: len(names)].sum()),
     )
 
 

@@ -24,13 +24,18 @@ def normalise_squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def token_f1(sample: Sample, answer: Answer) -> float:
+def token_f1(options: MetricOptions, sample: Sample, answer: Answer) -> float:
     """SQuAD's F1 over multisets of normalised tokens, against the best reference.
 
     As in SQuAD 2.0, an empty side is right exactly if both are empty.
     """
-    text = normalise_squad(picked_text(sample, answer)).split()
-    return max(_f1(text, normalise_squad(reference).split()) for reference in sample.references)
+    text = _squad_form(options, picked_text(sample, answer)).split()
+    return max(_f1(text, _squad_form(options, r).split()) for r in sample.references)
+
+
+def _squad_form(options: MetricOptions, text: str) -> str:
+    form = normalise_squad(text)
+    return "" if options.no_answer is not None and form == options.no_answer else form
 
 
 def _f1(text: list[str], reference: list[str]) -> float:
@@ -40,10 +45,10 @@ def _f1(text: list[str], reference: list[str]) -> float:
     return 2 * shared / (len(text) + len(reference))
 
 
-def squad_exact_match(sample: Sample, answer: Answer) -> float:
+def squad_exact_match(options: MetricOptions, sample: Sample, answer: Answer) -> float:
     """1 if the text equals a reference after SQuAD's normalisation."""
-    text = normalise_squad(picked_text(sample, answer))
-    return float(text in {normalise_squad(reference) for reference in sample.references})
+    text = _squad_form(options, picked_text(sample, answer))
+    return float(text in {_squad_form(options, reference) for reference in sample.references})
 
 
 def extracted(options: MetricOptions, text: str) -> str | None:
@@ -94,26 +99,37 @@ def exact(name: str, context: Context) -> Metric:
                 f"options.extract: {options.extract!r} has no group; put parentheses around the "
                 "answer"
             )
-    case = "lc" if options.ignore_case else "mixed"
-    parts = [name, f"case:{case}", "strip:yes"]
+    return MeanMetric(
+        name,
+        f"{name}|{exact_definition(options)}|agg:mean",
+        context.mode,
+        partial(exact_match, options),
+    )
+
+
+def exact_definition(options: MetricOptions) -> str:
+    """The part of a signature that says what counts as equal."""
+    parts = ["case:lc" if options.ignore_case else "case:mixed", "strip:yes"]
     parts += ["punct:no"] if options.ignore_punctuation else []
     parts += ["numbers:yes"] if options.numbers else []
     parts += [f"extract:{options.extract}"] if options.extract is not None else []
-    signature = "|".join([*parts, "refs:any", "agg:mean"])
-    return MeanMetric(name, signature, context.mode, partial(exact_match, options))
+    return "|".join([*parts, "refs:any"])
 
 
 def squad_exact(name: str, context: Context) -> Metric:
     """squad_exact_match."""
-    signature = f"{name}|norm:squad|refs:any|agg:mean|scale:1"
-    return MeanMetric(name, signature, context.mode, squad_exact_match)
+    signature = f"{name}|norm:squad{_no_answer(context)}|refs:any|agg:mean|scale:1"
+    return MeanMetric(name, signature, context.mode, partial(squad_exact_match, context.options))
 
 
 def squad_f1(name: str, context: Context) -> Metric:
     """token_f1."""
-    return MeanMetric(
-        name, f"{name}|norm:squad|tokens:multiset|refs:max|agg:mean|scale:1", context.mode, token_f1
-    )
+    signature = f"{name}|norm:squad{_no_answer(context)}|tokens:multiset|refs:max|agg:mean|scale:1"
+    return MeanMetric(name, signature, context.mode, partial(token_f1, context.options))
+
+
+def _no_answer(context: Context) -> str:
+    return "" if context.options.no_answer is None else f"|no-answer:{context.options.no_answer}"
 
 
 def number(name: str, context: Context) -> Metric:

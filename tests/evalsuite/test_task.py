@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from evalsuite.errors import InputError
-from evalsuite.registry import built_in_tasks, load_tasks
+from evalsuite.registry import load_tasks
 from evalsuite.task import Task
-from evalsuite.types import Mode
 
 GENERATE = 'name: x\ndata: d.jsonl\ntemplate: "{{ input }}"\nmetrics: [bleu]\n'
 CHOICE = 'name: x\ndata: d.jsonl\ntemplate: "{{ input }}"\nmode: choice\nmetrics: [accuracy]\n'
@@ -87,17 +86,6 @@ def test_python_module_with_its_own_format(tmp_path: Path) -> None:
     )
     (task,) = load_tasks([str(tmp_path / "pairs.py")], None)
     assert (task.samples[0].input, task.samples[0].references) == ("hello", ("bonjour",))
-
-
-@pytest.mark.parametrize("name", sorted(built_in_tasks()))
-def test_built_in_tasks_load(tmp_path: Path, name: str) -> None:
-    row = {"input": "a", "completion": "positive", "label": "positive"}
-    for split, text in (("test", "a"), ("train", "b")):
-        path = tmp_path / f"{name}.{split}.jsonl"
-        path.write_text(json.dumps({**row, "input": text}) + "\n")
-    (task,) = load_tasks([name], tmp_path)
-    assert task.name == name
-    assert (task.spec.mode is Mode.CHOICE) == (name == "review_label")
 
 
 @pytest.mark.parametrize(
