@@ -7,7 +7,8 @@ skipped. None of the data are in this repository.
 import os
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,13 @@ class Case:
     stated: str = ""
     """As SOURCE.md of `folder` has the count."""
     folder: str = ""
-    chance: float | None = None
-    """Of the primary metric; None: computed from the right answers."""
 
     @property
     def name(self) -> str:
         return self.task.replace("DATA/", "")
 
 
-def sub_tasks() -> list[Case]:
+def cases() -> list[Case]:
     few = "superglue/fewglue"
     return [
         Case("dialogsum", 500, 12_460, "test 500", "dialogsum"),
@@ -82,10 +81,10 @@ def sub_tasks() -> list[Case]:
     ]  # fmt: skip
 
 
-CASES = sub_tasks()
+CASES = cases()
 
 
-@lru_cache(maxsize=3)
+@cache
 def load(name: str) -> Task:
     (task,) = load_tasks([name.replace("DATA", str(DATA))], DATA)
     return task
@@ -173,7 +172,6 @@ def test_prompts(case: Case) -> None:
     task = load(case.task)
     for sample in (task.samples[0], task.samples[-1]):
         prompt = few_shot_prompt(task, task.train[:1], sample)
-        assert "{{" not in task.spec.template.replace("{{ ", "") or prompt
         assert prompt.endswith(task.prompt(sample))
         if task.train:
             assert completion(task.train[0]) in prompt
@@ -201,9 +199,9 @@ def test_subjects_of_mmlu() -> None:
     assert re.search(r"\nAnswer: [A-D]\n\n", prompt)
 
 
-def test_five_sixths_of_dialogsum_has_three_references() -> None:
+def test_dialogsum_has_three_references() -> None:
     assert {len(sample.references) for sample in load("dialogsum").samples} == {3}
-    assert replace(load("dialogsum_single").spec, name="x").name == "x"
+    assert {len(sample.references) for sample in load("dialogsum_single").samples} == {1}
 
 
 def test_mrpc_has_no_pair_twice() -> None:
