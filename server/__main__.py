@@ -39,6 +39,7 @@ _KEYS = {
     "weight_form": "base.weight_form",
     "kernels": "base.kernels",
     "store": "adapters.store",
+    "watch_store_s": "adapters.watch_store_s",
     "adapter_root": "adapters.roots",
     "preload": "adapters.preload",
     "host": "listen.host",
@@ -73,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weight-form", metavar="auto|nf4_held|nf4_packed", help="(default: auto)")
     add("--kernels", metavar="auto|native|torch", help="what runs on a CPU (default: auto)")
     add("--store", metavar="DIR", help="adapter store; its adapters load on demand")
+    add(
+        "--watch-store-s",
+        metavar="S",
+        help="seconds between two looks at the store for new versions (default: 0, none)",
+    )
     add(
         "--adapter-root",
         action="append",

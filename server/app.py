@@ -26,6 +26,7 @@ from server.adapters.artifact import ArtifactLimits
 from server.adapters.catalog import Catalog
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.tiers import AdapterTiers, TierLimits
+from server.adapters.watcher import StoreWatcher
 from server.config import Hardware, ListenConfig, ServerConfig, resolve
 from server.constraints.compiler import GrammarCompiler
 from server.engine.engine import Engine
@@ -70,6 +71,7 @@ class App:
         self._grammar_executor = ThreadPoolExecutor(1, "grammars")
         self._compiler: GrammarCompiler | None = None
         self._store = AdapterStore(self.config.adapters.store)
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -124,6 +126,8 @@ class App:
         generation, adapters = self._services(loaded, self.engine)
         for reference in self.config.adapters.preload:
             await self._preload(adapters.tiers, reference)
+        if self.config.adapters.watch_store_s:
+            self._watching = asyncio.create_task(self._watch(StoreWatcher(adapters.tiers)))
         self.metrics.serving(
             False,
             {
@@ -144,6 +148,8 @@ class App:
         if drain_s is None:
             drain_s = self.config.listen.drain_s
         await self.rpc.drain()
+        if self._watching is not None:
+            self._watching.cancel()
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop, drain_s)
         await self.rpc.close()
@@ -212,6 +218,18 @@ class App:
             await loop.run_in_executor(self._loader, tiers.prepare, wanted)
         except ServerError as error:
             raise StartupError(f"cannot preload {reference!r}: {error}") from error
+
+    async def _watch(self, watcher: StoreWatcher) -> None:
+        """Looks at the store every now and then, and loads beside whatever else loads."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.config.adapters.watch_store_s)
+            try:
+                for name in await loop.run_in_executor(self._executor, watcher.look):
+                    await loop.run_in_executor(self._loader, watcher.follow, name)
+            except Exception:
+                # The store's disk may come back.
+                _LOG.exception("cannot look at the store")
 
 
 def run(config: ServerConfig) -> int:

@@ -118,6 +118,9 @@ class AdaptersConfig:
 
     store: Path | None = None
     """The adapter store. Its adapters load when a request names them. None: no store."""
+    watch_store_s: Seconds = 0.0
+    """Seconds between two looks at the store for new versions of the names in service, which new
+    requests then get. 0: none; a name keeps its version until LoadAdapter or SetAlias moves it."""
     roots: tuple[Path, ...] = ()
     """Folders from which LoadAdapter may read, beside the store: a request must not be able to
     open any other file of this machine."""

@@ -5,6 +5,7 @@ host memory when it is unloaded, superseded or evicted, and nobody holds a lease
 new version of a name never touches the old one: requests in flight finish on theirs.
 """
 
+import contextlib
 import difflib
 import threading
 import time
@@ -27,6 +28,7 @@ from server.types import (
     Tier,
     unobserved,
 )
+from understudy.store import LATEST
 
 Key = tuple[str, str]
 
@@ -71,6 +73,10 @@ class AdapterTiers:
         self._residents: dict[Key, Resident] = {}
         # What a bare name means; stays when the version is evicted, so that it comes back.
         self._current: dict[str, str] = {}
+        # Names that mean what the store says, not what LoadAdapter read from elsewhere.
+        self._following: set[str] = set()
+        # Held while `latest` moves and the name with it.
+        self._moving = threading.Lock()
         # `name` and `name@version` that were unloaded: not served again until loaded by request.
         self._withdrawn: set[str] = set()
 
@@ -126,14 +132,13 @@ class AdapterTiers:
             roots = self._limits.roots + ((self.store.root,) if self.store.root else ())
             directory, root = resolve_source(source, roots)
             adapter = self._load(directory, name, root, "path")
-            self._install(adapter, None, pin=pin)
+            self._install(adapter, None, pin=pin, follow=False)
             return Reference(name, adapter.version)
         version = self.store.resolve(Reference(name))
         if version is None:
             raise self.not_found(Reference(name))
         exact = Reference(name, version)
-        with self.store.holding(name, version) as directory:
-            self._install(self._read_stored(exact, directory), None, pin=pin)
+        self._serve(exact, pin=pin)
         return exact
 
     def unload(self, reference: Reference) -> int:
@@ -148,6 +153,7 @@ class AdapterTiers:
             if not reference.selector or self._current.get(reference.name) == version:
                 self._withdrawn.add(reference.name)
                 self._current.pop(reference.name, None)
+                self._following.discard(reference.name)
             resident = self._residents.get(key)
             num_leases = resident.num_leases if resident else 0
             self._tell(AdapterChange.UNLOADED, key)
@@ -168,11 +174,47 @@ class AdapterTiers:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias of the store at a version; an empty version removes it. *Blocking.*
 
-        Raises as `AdapterStore.set_alias`.
+        With `latest`, a name in service means that version from then on: it is read before anything
+        changes. Raises as `AdapterStore.set_alias` and `load`; AdapterMemoryError when the alias
+        has moved, and the name stays what it was.
         """
-        self.store.set_alias(name, alias, version)
         with self._lock:
-            self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
+            serve = alias == LATEST and bool(version) and name in self._current
+        with self._moving, contextlib.ExitStack() as stack:
+            adapter = None
+            if serve:
+                directory = stack.enter_context(self.store.holding(name, version))
+                adapter = self._read_stored(Reference(name, version), directory)
+            self.store.set_alias(name, alias, version)
+            with self._lock:
+                self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
+            if adapter is not None:
+                self._install(adapter, None)
+
+    def behind(self) -> dict[str, str]:
+        """Names in service of which the store has a newer version, and that version. *Blocking.*
+
+        A look at a folder's time for each name. Names that LoadAdapter read from elsewhere stay
+        what they are.
+        """
+        with self._lock:
+            following = {name: self._current[name] for name in self._following}
+        found = {name: self.store.resolve(Reference(name)) for name in sorted(following)}
+        return {name: v for name, v in found.items() if v not in (None, following[name])}
+
+    def follow(self, name: str) -> Reference | None:
+        """Makes a name mean what the store says now; the version if it is new. *Blocking.*
+
+        Raises as `load`.
+        """
+        with self._moving:
+            version = self.store.resolve(Reference(name))
+            with self._lock:
+                if name not in self._following or version in (None, self._current.get(name)):
+                    return None
+            exact = Reference(name, version or "")
+            self._serve(exact)
+            return exact
 
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
@@ -213,6 +255,11 @@ class AdapterTiers:
         version = reference.selector or self._current.get(reference.name)
         return self._residents.get((reference.name, version)) if version else None
 
+    def _serve(self, exact: Reference, *, pin: bool = False) -> None:
+        """Makes a name mean this version of the store."""
+        with self.store.holding(exact.name, exact.selector) as directory:
+            self._install(self._read_stored(exact, directory), None, pin=pin)
+
     def _read_stored(self, exact: Reference, directory: Path) -> AdapterVersion:
         with self._lock:
             resident = self._residents.get((exact.name, exact.selector))
@@ -236,11 +283,17 @@ class AdapterTiers:
         return adapter
 
     def _install(
-        self, adapter: AdapterVersion, wanted: Reference | None, *, pin: bool = False
+        self,
+        adapter: AdapterVersion,
+        wanted: Reference | None,
+        *,
+        pin: bool = False,
+        follow: bool = True,
     ) -> None:
         """Puts a version in memory: for a request that named it as `wanted`, or by LoadAdapter.
 
-        Only LoadAdapter changes what the name means, or brings back what was unloaded.
+        Only without `wanted` does the name change what it means, and come back what was unloaded;
+        it then means what the store says, if it is to `follow`.
         """
         name, version = adapter.name, adapter.version
         stored = version in self.store.versions(name)
@@ -263,10 +316,13 @@ class AdapterTiers:
             if wanted is None:
                 self._withdrawn -= {name, f"{name}@{version}"}
                 self._current[name] = version
+                (self._following.add if follow else self._following.discard)(name)
                 if version != old:
                     self._tell(AdapterChange.ALIAS, (name, version))
-            elif not wanted.selector:
-                self._current.setdefault(name, version)
+            elif not wanted.selector and (name, old) not in self._residents:
+                # The name's first version, or one in the place of what the store has no more.
+                self._following.add(name)
+                self._current[name] = version
             superseded = self._residents.get((name, replaces or ""))
             if superseded is not None and superseded is not resident and not superseded.pinned:
                 freed += self._retire((name, superseded.adapter.version))

@@ -110,7 +110,7 @@ class AdapterServer(AdapterServiceServicer):
             version = request.version or self.tiers.resolve(Reference(name))
             return self.catalog.status(Reference(name, version))
 
-        return pb.SetAliasResponse(adapter=convert.adapter(await self._beside(set_alias)))
+        return pb.SetAliasResponse(adapter=convert.adapter(await self._load(set_alias)))
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Context

@@ -1,5 +1,7 @@
 """A server beside others that work on its store: publishers and garbage collection."""
 
+import shutil
+import time
 from pathlib import Path
 
 import grpc
@@ -108,3 +110,71 @@ def test_a_store_that_cannot_be_locked_serves(
         assert server.generate(adapter=name).text
     warnings = [r.message for r in caplog.records if "garbage collection" in r.message]
     assert len(warnings) == 1
+
+
+def latest(server: Server) -> str:
+    """The version that the bare name `pirate` means to a request."""
+    request = request_for(adapter="pirate")
+    return server.generation.Generate(request, timeout=30).adapter.version
+
+
+def test_set_alias_latest_moves_the_name(server: Server, root: Path) -> None:
+    old, new = versions(root)
+    assert latest(server) == new
+    answer = server.adapters.SetAlias(
+        apb.SetAliasRequest(name="pirate", alias="latest", version=old)
+    )
+    assert answer.adapter.version == old
+    assert latest(server) == old
+    assert store.aliases(root, "pirate") == {"latest": old}
+    # A version that cannot be read moves nothing.
+    (root / "pirate" / new / "adapter_model.safetensors").write_bytes(b"")
+    error = refused(
+        server.adapters.SetAlias, apb.SetAliasRequest(name="pirate", alias="latest", version=new)
+    )
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert store.aliases(root, "pirate") == {"latest": old}
+    assert latest(server) == old
+
+
+def test_watching(
+    start_server: StartServer, root: Path, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    """A name follows the store while its version came from there."""
+    old, new = versions(root)
+    config = AdaptersConfig(store=root, roots=(tmp_path / "uploads",), watch_store_s=0.05)
+    server = start_server(adapters=config)
+    shutil.copytree(artifacts.lora, tmp_path / "uploads" / "mine")
+    assert latest(server) == new
+    store.set_alias(root, "pirate", "latest", old)
+    eventually(lambda: latest(server) == old)
+    store.set_alias(root, "pirate", "latest", new)
+    eventually(lambda: latest(server) == new)
+    # Not after it was read from elsewhere, until it is loaded from the store again.
+    server.adapters.LoadAdapter(apb.LoadAdapterRequest(name="pirate", source="mine"))
+    assert latest(server) == old
+    time.sleep(0.3)
+    assert latest(server) == old
+    server.adapters.LoadAdapter(apb.LoadAdapterRequest(name="pirate"))
+    assert latest(server) == new
+    store.set_alias(root, "pirate", "latest", old)
+    eventually(lambda: latest(server) == old)
+    # What was unloaded stays so.
+    server.adapters.UnloadAdapter(apb.UnloadAdapterRequest(adapter="pirate"))
+    store.set_alias(root, "pirate", "latest", new)
+    time.sleep(0.3)
+    error = refused(server.generation.Generate, request_for(adapter="pirate"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_name_whose_version_was_collected_means_the_next(
+    start_server: StartServer, root: Path
+) -> None:
+    old, new = versions(root)
+    server = start_server(adapters=AdaptersConfig(store=root, max_host_bytes=14_000))
+    assert latest(server) == new
+    server.generate(adapter=f"pirate@{old}")
+    store.set_alias(root, "pirate", "latest", old)
+    assert removed(root) == {new}
+    assert latest(server) == old
+    assert latest(server) == old
