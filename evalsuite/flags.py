@@ -61,17 +61,26 @@ def pairs(text: str) -> dict[str, str]:
     return found
 
 
-def add_asking(parser: argparse.ArgumentParser, shots: str) -> None:
-    """Flags of verbs that ask a server. `shots` is the help of --shots."""
+def add_asking(parser: argparse.ArgumentParser, shots: str, required: bool = True) -> None:
+    """Flags of verbs that ask a server. `shots` is the help of --shots.
+
+    Not `required`: without --server the verb reads back what was asked.
+    """
+    read_back = "" if required else "; left out: the run in --out is read back, nobody is asked"
     parser.add_argument(
         "--server",
-        required=True,
+        required=required,
         type=names,
         metavar="HOST:PORT,...",
-        help="one server, or several that hold the same base and adapters and share the work",
+        help="one server, or several that hold the same base and adapters and share the work"
+        + read_back,
     )
     parser.add_argument(
-        "--tasks", required=True, type=names, metavar="T,U", help="built-in names, or task files"
+        "--tasks",
+        required=required,
+        type=names,
+        metavar="T,U",
+        help="built-in names, or task files",
     )
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="where the tasks' data files are"
@@ -103,11 +112,11 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
-def add_rows(parser: argparse.ArgumentParser) -> None:
+def add_rows(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--adapters."""
     parser.add_argument(
         "--adapters",
-        required=True,
+        required=required,
         type=names,
         metavar="A,B",
         help="'base', adapters as NAME, NAME@VERSION or NAME@ALIAS, and rows of other servers as "

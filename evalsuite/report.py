@@ -152,7 +152,7 @@ def _number(
         "ci_method": interval.method,
         "standard_error": finite(standard_error(scores)),
         "maximum": scores.metric.maximum,
-        "signature": signature(result, cell, scores.metric.signature, model, settings),
+        "signature": signature(result, cell, scores.metric.signature, model, settings.seed),
     }
 
 
@@ -174,12 +174,12 @@ def comparison_fields(comparison: Comparison, p_adjusted: float) -> dict[str, An
 
 
 def signature(
-    result: TaskResult, cell: Cell, metric: str, model: Mapping[str, Any], settings: Settings
+    result: TaskResult, cell: Cell, metric: str, model: Mapping[str, Any], seed: int
 ) -> str:
     """One line that names everything the number depends on. Equal signatures are comparable."""
     task, row = result.task, cell.row
     parts = [f"task:{task.name}@{task.spec.version}", f"data:{task.data_sha256[:12]}"]
-    parts.append(f"n:{len(task.samples)}")
+    parts += [f"n:{len(task.samples)}", f"subset:{task.subset}"]
     if row.kind is RowKind.TRIVIAL:
         parts.append(f"trivial:{result.trivial.kind if result.trivial else 'none'}")
     else:
@@ -191,7 +191,7 @@ def signature(
         if task.spec.mode is Mode.GENERATE:
             parts += [f"max_tokens:{task.spec.max_tokens}", f"stop:{json.dumps(task.spec.stop)}"]
     if row.shots or row.kind is RowKind.TRIVIAL:
-        parts.append(f"train:{(task.train_sha256 or 'none')[:12]}|seed:{settings.seed}")
+        parts.append(f"train:{(task.train_sha256 or 'none')[:12]}|seed:{seed}")
     return "|".join([*parts, metric])
 
 

@@ -1,0 +1,80 @@
+"""`matrix`: what each adapter gained on its own task and what it forgot on the others."""
+
+import argparse
+import json
+
+from rich.console import Console
+
+from evalsuite import flags
+from evalsuite.commands.common import add_tests, evaluated, test_config, wanted
+from evalsuite.commands.run import write_report
+from evalsuite.record import write_text
+from evalsuite.reports.matrix import Matrix, MatrixSettings, build_matrix, matrix_fields
+from evalsuite.reports.matrix_table import print_matrix
+from evalsuite.session import Plan, Played
+from evalsuite.stats import Correction
+from understudy.artifact import BASE_NAME
+
+MATRIX_FILE = "matrix.json"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Flags of `matrix`."""
+    flags.add_rows(parser, required=False)
+    flags.add_asking(parser, "worked examples in the base's prompt (default: 0)", required=False)
+    parser.add_argument(
+        "--own",
+        type=flags.pairs,
+        default={},
+        metavar="ADAPTER=TASK,...",
+        help="the task each adapter was trained for (default: the one of its name)",
+    )
+    parser.add_argument(
+        "--sequence",
+        type=flags.names,
+        default=(),
+        metavar="A,B,C",
+        help="adapters trained one after the other, each from the one before: backward transfer",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="FILE",
+        help="general text, whose change in bits per byte stands beside the tasks",
+    )
+    add_tests(parser, Correction.HOLM)
+    parser.set_defaults(call=_matrix)
+
+
+def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Matrix:
+    """Builds the matrix and writes `matrix.json`, beside the run's report."""
+    settings = MatrixSettings(
+        test_config(arguments, plan.seed),
+        arguments.correction,
+        arguments.own,
+        arguments.sequence,
+    )
+    matrix = build_matrix(played.results, played.models, settings, plan.seed)
+    write_report(arguments, plan, played)
+    fields = matrix_fields(matrix)
+    write_text(arguments.out / MATRIX_FILE, [json.dumps(fields, indent=2), "\n"])
+    return matrix
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    rows = [name for name in arguments.adapters or () if name != BASE_NAME]
+    tasks = list(arguments.tasks or ())
+    if arguments.text:
+        tasks.append(f"text={arguments.text}")
+    asked = wanted(arguments, [BASE_NAME, *rows], tasks)
+
+    def use(plan: Plan, played: Played) -> dict[str, object]:
+        matrix = make_matrix(arguments, plan, played)
+        if not arguments.json:
+            print_matrix(matrix, Console())
+            print(f"matrix: {arguments.out / MATRIX_FILE}")
+        return matrix_fields(matrix)
+
+    fields = evaluated(arguments, asked, use)
+    if arguments.json:
+        print(json.dumps(fields))
+    return 0

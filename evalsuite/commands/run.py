@@ -1,0 +1,88 @@
+"""`run` scores adapters on tasks; `rescore` scores a run's answers again; `tasks` lists tasks."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evalsuite import flags
+from evalsuite.commands.common import Asked, evaluated
+from evalsuite.record import REPORT_FILE, SAMPLES_FILE, write_text
+from evalsuite.registry import built_in_tasks
+from evalsuite.report import Settings, build_report, sample_lines
+from evalsuite.session import Plan, Played
+from evalsuite.stats import BootstrapConfig, TestConfig
+from evalsuite.table import print_report
+from evalsuite.task import Task, patterns
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Flags of `run`."""
+    flags.add_rows(parser)
+    flags.add_asking(
+        parser,
+        "worked examples in the base's prompt, one row each (default: 0,3; 0 if a task has no "
+        "training file)",
+    )
+    parser.set_defaults(call=_run)
+
+
+def add_rescore(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rescore`."""
+    parser.add_argument("--tasks", type=flags.names, metavar="T,U", help="some of the run's tasks")
+    flags.add_out(parser)
+    parser.set_defaults(call=_rescore)
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tasks`."""
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser.set_defaults(call=_list_tasks)
+
+
+def write_report(arguments: argparse.Namespace, plan: Plan, played: Played) -> dict[str, Any]:
+    """Writes `samples.jsonl` and `report.json`, and returns the latter's values."""
+    settings = Settings(plan.seed, plan.limit, TestConfig(BootstrapConfig(seed=plan.seed)))
+    report = build_report(played.results, played.models, settings)
+    write_text(arguments.out / SAMPLES_FILE, sample_lines(played.results))
+    write_text(arguments.out / REPORT_FILE, [json.dumps(report, indent=2), "\n"])
+    return report
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    asked = Asked(arguments.adapters, arguments.tasks, _default_shots)
+    return _show(arguments, asked)
+
+
+def _rescore(arguments: argparse.Namespace) -> int:
+    return _show(arguments, None)
+
+
+def _show(arguments: argparse.Namespace, asked: Asked | None) -> int:
+    report = evaluated(arguments, asked, lambda *found: write_report(arguments, *found))
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        print_report(report, Console())
+        print(f"report: {arguments.out / REPORT_FILE}")
+    return 0
+
+
+def _default_shots(tasks: Sequence[Task]) -> Sequence[int]:
+    return (0, 3) if all(task.spec.train for task in tasks) else (0,)
+
+
+def _list_tasks(arguments: argparse.Namespace) -> int:
+    specs = [found.definition.spec for found in built_in_tasks().values()]
+    fields = ("name", "version", "mode", "metrics", "data", "source", "licence")
+    if arguments.json:
+        print(json.dumps([{field: getattr(spec, field) for field in fields} for spec in specs]))
+        return 0
+    table = Table("name", "mode", "metrics", "data")
+    for spec in specs:
+        table.add_row(spec.name, spec.mode, ", ".join(spec.metrics), ", ".join(patterns(spec.data)))
+    Console().print(table)
+    return 0
