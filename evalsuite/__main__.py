@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from evalsuite.commands import matrix, run
+from evalsuite.commands import gate, matrix, run
 from evalsuite.errors import EvalError
 
 _EXAMPLES = """examples:
@@ -12,12 +12,15 @@ _EXAMPLES = """examples:
   python -m evalsuite run --server localhost:50051 --adapters base,a,b \\
       --tasks support_summary,review_label --data-dir data --shots 0,3 --out runs/eval
   python -m evalsuite matrix --server localhost:50051 --adapters a,b --tasks t,u --text prose.txt
+  python -m evalsuite gate --server localhost:50051 --candidate a@latest --baseline a@stable \\
+      --tasks t,u --delta 1 --junit gate.xml --markdown gate.md
   python -m evalsuite rescore --out runs/eval
   python -m evalsuite tasks
 """
 _VERBS = {
     "run": (run.add_run, "score adapters on tasks"),
     "matrix": (matrix.add, "show what each adapter gained on its task and forgot on the others"),
+    "gate": (gate.add, "decide whether a candidate may replace a baseline, by exit code"),
     "rescore": (run.add_rescore, "score a run's answers again, without a server"),
     "tasks": (run.add_tasks, "list the built-in tasks"),
 }

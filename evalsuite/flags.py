@@ -61,6 +61,11 @@ def pairs(text: str) -> dict[str, str]:
     return found
 
 
+def numbers(text: str) -> dict[str, float]:
+    """`A=1,B=0.5`."""
+    return {name: number(value) for name, value in pairs(text).items()}
+
+
 def add_asking(parser: argparse.ArgumentParser, shots: str, required: bool = True) -> None:
     """Flags of verbs that ask a server. `shots` is the help of --shots.
 

@@ -37,6 +37,7 @@ from evalsuite.stats import (
     value_interval,
     wilson,
 )
+from evalsuite.stats.comparison import pairs
 from evalsuite.stats.power import binary_difference_error
 from evalsuite.stats.significance import paired_bootstrap_p
 from evalsuite.stats.standard_error import jackknife_error, mean_error
@@ -327,7 +328,9 @@ def test_one_sided_p_inverts_the_interval() -> None:
     ours, theirs = means(rng.random(60) ** 2), means(rng.random(60))
     config = TestConfig(BootstrapConfig(num_resamples=4000, seed=1, confidence=0.9))
     low = compare(ours, theirs, config).ci_low
-    assert non_inferiority(ours, theirs, -low, 0.05, config).p == pytest.approx(0.05, abs=0.002)
+    drawn = pairs(ours, theirs).distribution(config.bootstrap)
+    assert drawn.p_below(low) == pytest.approx(0.05, abs=0.002)
+    assert drawn.p_above(low) == pytest.approx(0.95, abs=0.002)
 
 
 def test_many_samples_get_the_normal_interval() -> None:
