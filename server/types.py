@@ -155,6 +155,10 @@ class BaseInfo:
     is_own_weight: Callable[[str, object], bool] = lambda path, weight: False
     """Whether a tensor is the base's own weight of its embeddings or head, by module path, as far
     as that has rows."""
+    biased_linears: frozenset[str] = frozenset()
+    """Those of them that have a bias."""
+    transposed_linears: frozenset[str] = frozenset()
+    """Those whose checkpoints hold their weight as [in, out] (transformers' `Conv1D`)."""
 
 
 @dataclass(frozen=True, slots=True)

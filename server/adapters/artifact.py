@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from server.adapters.ia3 import read_ia3
 from server.adapters.lora import read_lora
 from server.adapters.soft_prompt import read_soft_prompt
 from server.adapters.tensor_file import read_tensor_file
@@ -43,8 +44,16 @@ Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], AdapterWe
 # PEFT's method name in lower case -> how to read its tensors.
 READERS: dict[str, Reader] = {
     "lora": read_lora,
+    "ia3": read_ia3,
     "prompt_tuning": read_soft_prompt,
 }
+# Methods whose update PEFT can turn into a low-rank one.
+CONVERTIBLE = frozenset(
+    {
+        "c3a", "delora", "fourierft", "gralora", "hira", "loha", "lokr", "miss", "psoft",
+        "randlora", "shira", "tinylora", "unilora", "vblora", "vera", "waveft",
+    }
+)  # fmt: skip
 _PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
@@ -201,9 +210,10 @@ def _method(config: Mapping[str, Any]) -> str:
         raise AdapterRefusedError(f"{CONFIG_FILE}: field 'peft_type' must be a string")
     method = peft_type.lower()
     if method not in READERS:
+        hint = "; convert it to LoRA with peft.convert_to_lora" if method in CONVERTIBLE else ""
         raise AdapterRefusedError(
             f"{CONFIG_FILE}: peft_type {peft_type[:80]!r} is not served; this server runs "
-            f"{', '.join(READERS)}"
+            f"{', '.join(READERS)}{hint}"
         )
     return method
 

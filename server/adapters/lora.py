@@ -1,4 +1,5 @@
-"""LoRA adapters (arXiv:2106.09685) in PEFT's format, rank-stabilised (arXiv:2312.03732) or not."""
+"""LoRA adapters (arXiv:2106.09685) in PEFT's format: rank-stabilised (arXiv:2312.03732) or not,
+DoRA (arXiv:2402.09353), with biases."""
 
 import math
 import re
@@ -10,25 +11,40 @@ import torch
 
 from server.adapters.peft_format import (
     CONFIG,
+    PREFIX,
     TENSORS,
     check_fits,
     check_keys,
+    check_targets,
     check_task,
     check_tensor,
     whole_number,
+)
+from server.adapters.saved_modules import (
+    check_biases,
+    check_saved_found,
+    take_biases,
+    take_saved_linears,
+    with_saved,
 )
 from server.adapters.weights import AdapterWeights, LinearChange, LowRank
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
-_PREFIX = "base_model.model."
-_SUFFIXES = (".lora_A.weight", ".lora_B.weight")
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_B_BIAS = ".lora_B.bias"
+_MAGNITUDE = ".lora_magnitude_vector"
+# Older versions of PEFT wrote the second form.
+_SUFFIXES = {suffix: suffix for suffix in (_A, _B, _B_BIAS, _MAGNITUDE)} | {
+    f"{_MAGNITUDE}.weight": _MAGNITUDE
+}
 _CONVERT = "convert it with peft.convert_to_lora"
 
 _READ = frozenset(
     {
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
-        "layers_to_transform", "exclude_modules", "init_lora_weights", "task_type",
+        "layers_to_transform", "exclude_modules", "init_lora_weights", "task_type", "use_dora",
+        "bias", "lora_bias", "modules_to_save",
     }
 )  # fmt: skip
 # Training only, or read only together with a key that must be off. fan_in_fan_out concerns
@@ -40,10 +56,6 @@ _HARMLESS = frozenset(
     }
 )  # fmt: skip
 _OFF: dict[str, tuple[object, str]] = {
-    "use_dora": (False, _CONVERT),
-    "bias": ("none", "train with bias 'none'"),
-    "lora_bias": (False, "train with lora_bias off"),
-    "modules_to_save": (None, "train without modules_to_save"),
     "trainable_token_indices": (None, "train without trainable tokens"),
     "target_parameters": (None, ""),
     "layer_replication": (None, ""),
@@ -64,8 +76,7 @@ _OFF: dict[str, tuple[object, str]] = {
 # so that the tensors only make sense on the changed base.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
-# With one of these set, target_modules names more than is adapted.
-_NARROWING = ("layers_to_transform", "exclude_modules")
+_BIASES = ("none", "all", "lora_only")
 
 # Patterns come from elsewhere: without groups and with few repetitions no pattern can take long.
 _SAFE_PATTERN = re.compile(r"[\w.\-^$|\\\[\]*+]{1,200}")
@@ -88,13 +99,19 @@ def read_lora(
             f"{CONFIG}: init_lora_weights {init!r} changed the base's weights; save the adapter "
             "with PEFT's path_initial_model_for_weight_conversion"
         )
-    pairs = _pairs(tensors, base)
-    _check_complete(config, pairs, base)
+    _check_switches(config)
+    left = dict(tensors)
+    replaced = take_saved_linears(config, left, base)
+    check_saved_found(config, replaced)
+    biases = take_biases(config, left, base)
+    found = _by_module(left, base)
+    check_targets(config, found.keys(), base)
+    check_biases(config, found.keys(), biases, base)
     ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
     linears = {}
-    for path, (a, b) in pairs.items():
-        size = a.shape[0]
+    for path, module in found.items():
+        size = module[_A].shape[0]
         wanted = _match(ranks, path, rank)
         if size != wanted:
             raise AdapterRefusedError(
@@ -102,57 +119,79 @@ def read_lora(
             )
         divisor = math.sqrt(size) if config.get("use_rslora") else size
         scaling = _match(alphas, path, alpha) / divisor
-        check_fits(path + _SUFFIXES[0], a, base.dtype)
-        check_fits(path + _SUFFIXES[1], b, base.dtype, scaling)
-        linears[path] = LinearChange(LowRank(a, b, scaling))
-    return AdapterWeights(linears)
+        linears[path] = _change(config, path, module, scaling, base)
+    return AdapterWeights(with_saved(linears, replaced, biases))
 
 
-def _pairs(
+def _check_switches(config: Mapping[str, Any]) -> None:
+    for key in ("use_dora", "lora_bias", "use_rslora"):
+        if not isinstance(config.get(key, False), bool | None):
+            raise AdapterRefusedError(f"{CONFIG}: {key} {config[key]!r} is not true or false")
+    if config.get("bias", "none") not in _BIASES:
+        raise AdapterRefusedError(
+            f"{CONFIG}: bias {str(config['bias'])[:80]!r} is not one of {', '.join(_BIASES)}"
+        )
+
+
+def _change(
+    config: Mapping[str, Any],
+    path: str,
+    module: Mapping[str, torch.Tensor],
+    scaling: float,
+    base: BaseInfo,
+) -> LinearChange:
+    """What the tensors of one linear change in it."""
+    out_features = base.linear_shapes[path][0]
+    a, b = module[_A], module[_B]
+    check_fits(path + _A, a, base.dtype)
+    check_fits(path + _B, b, base.dtype, scaling)
+    optional: dict[str, torch.Tensor | None] = {}
+    for key, suffix in (("use_dora", _MAGNITUDE), ("lora_bias", _B_BIAS)):
+        tensor = module.get(suffix)
+        if bool(config.get(key)) != (tensor is not None):
+            state = "missing" if tensor is None else "unknown"
+            raise AdapterRefusedError(
+                f"{TENSORS}: {state} tensor {PREFIX + path + suffix!r}: {CONFIG} says {key} "
+                f"{config.get(key, False)!r}"
+            )
+        if tensor is not None:
+            check_tensor(PREFIX + path + suffix, tensor, (out_features,))
+            check_fits(path + suffix, tensor, base.dtype)
+        optional[suffix] = tensor
+    bias = optional[_B_BIAS]
+    return LinearChange(
+        low_rank=LowRank(a, b, scaling),
+        magnitude=optional[_MAGNITUDE],
+        shift=None if bias is None else bias.float() * scaling,
+    )
+
+
+def _by_module(
     tensors: Mapping[str, torch.Tensor], base: BaseInfo
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """(A, B) of each module path, checked against the base's linear."""
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each module path by suffix, A and B checked against the base's linear."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
-        if suffix is None or not name.startswith(_PREFIX):
+        if suffix is None or not name.startswith(PREFIX):
             raise AdapterRefusedError(f"{TENSORS}: unknown tensor {name[:200]!r}")
-        path = name[len(_PREFIX) : -len(suffix)]
+        path = name[len(PREFIX) : -len(suffix)]
         if path not in base.linear_shapes:
             raise AdapterRefusedError(
                 f"{TENSORS}: tensor {name[:200]!r}: the base has no linear {path[:160]!r} that an "
                 "adapter may target"
             )
-        found.setdefault(path, {})[suffix] = tensor
+        found.setdefault(path, {})[_SUFFIXES[suffix]] = tensor
     if not found:
         raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
-    pairs = {}
-    for path, pair in sorted(found.items()):
-        for suffix in _SUFFIXES:
-            if suffix not in pair:
-                raise AdapterRefusedError(f"{TENSORS}: missing tensor {_PREFIX + path + suffix!r}")
-        a, b = (pair[suffix] for suffix in _SUFFIXES)
+    for path, module in found.items():
+        for suffix in (_A, _B):
+            if suffix not in module:
+                raise AdapterRefusedError(f"{TENSORS}: missing tensor {PREFIX + path + suffix!r}")
         out_features, in_features = base.linear_shapes[path]
-        check_tensor(_PREFIX + path + _SUFFIXES[0], a, (None, in_features))
-        check_tensor(_PREFIX + path + _SUFFIXES[1], b, (out_features, a.shape[0]))
-        pairs[path] = (a, b)
-    return pairs
-
-
-def _check_complete(config: Mapping[str, Any], pairs: Mapping[str, Any], base: BaseInfo) -> None:
-    """Every linear that the configuration targets by name must have its tensors."""
-    targets = config.get("target_modules")
-    narrowed = any(config.get(key) not in (None, []) for key in _NARROWING)
-    if not isinstance(targets, list) or narrowed:
-        return
-    for target in targets:
-        paths = [p for p in base.linear_shapes if p == target or p.endswith(f".{target}")]
-        missing = next((path for path in paths if path not in pairs), None)
-        if missing or not paths:
-            raise AdapterRefusedError(
-                f"{CONFIG}: target module {str(target)[:80]!r}: "
-                + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such linear")
-            )
+        check_tensor(PREFIX + path + _A, module[_A], (None, in_features))
+        check_tensor(PREFIX + path + _B, module[_B], (out_features, module[_A].shape[0]))
+    return dict(sorted(found.items()))
 
 
 def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:

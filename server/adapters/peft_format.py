@@ -7,9 +7,12 @@ from typing import Any
 import torch
 
 from server.errors import AdapterRefusedError
+from server.types import BaseInfo
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts in front of the base's module paths."""
 
 # Where an adapter came from; nothing here changes a number.
 ORIGIN_KEYS = frozenset(
@@ -22,6 +25,9 @@ ORIGIN_KEYS = frozenset(
         "revision",
     }
 )
+
+# With one of these set, target_modules names more than is adapted.
+_NARROWING = ("layers_to_transform", "exclude_modules")
 
 
 def check_keys(
@@ -55,6 +61,23 @@ def check_task(config: Mapping[str, Any]) -> None:
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise AdapterRefusedError(f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM is")
+
+
+def check_targets(config: Mapping[str, Any], found: Set[str], base: BaseInfo) -> None:
+    """Raises AdapterRefusedError unless every linear that the configuration targets by name is in
+    `found`, the paths that have tensors."""
+    targets = config.get("target_modules")
+    narrowed = any(config.get(key) not in (None, []) for key in _NARROWING)
+    if not isinstance(targets, list) or narrowed:
+        return
+    for target in targets:
+        paths = [p for p in base.linear_shapes if p == target or p.endswith(f".{target}")]
+        missing = next((path for path in paths if path not in found), None)
+        if missing or not paths:
+            raise AdapterRefusedError(
+                f"{CONFIG}: target module {str(target)[:80]!r}: "
+                + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such linear")
+            )
 
 
 def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:

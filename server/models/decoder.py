@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from server.kernels import Native, paged_attention
 from server.models.adapted import (
@@ -116,7 +117,17 @@ def install(
             weight = take_weight(members, hold=hold, int8_threshold=int8_threshold, native=native)
             full = tuple(f"{path}.{name}" if path else name for name in names)
             in_features = shape_of(members[0])[1]
-            group = LinearGroup(len(groups), full, in_features, weight, context)
+            group = LinearGroup(
+                len(groups),
+                full,
+                in_features,
+                weight,
+                context,
+                biased=frozenset(
+                    name for name, m in zip(full, members, strict=True) if m.bias is not None
+                ),
+                transposed=isinstance(members[0], Conv1D),
+            )
             groups.append(group)
             for index, name in enumerate(names):
                 setattr(parent, name, AdaptedLinear(group, index, shape_of(linears.pop(name))))
@@ -124,7 +135,15 @@ def install(
     if type(head) is nn.Linear:
         weight = take_weight([head], hold=hold, int8_threshold=int8_threshold, native=native)
         path = path_of(model, head)
-        head_group = LinearGroup(len(groups), (path,), head.in_features, weight, head_context)
+        head_group = LinearGroup(
+            len(groups),
+            (path,),
+            head.in_features,
+            weight,
+            head_context,
+            biased=frozenset((path,) if head.bias is not None else ()),
+            transposed=False,
+        )
         groups.append(head_group)
         adapt_head(model, head_group)
     for module in model.modules():

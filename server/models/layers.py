@@ -31,9 +31,16 @@ class LinearGroup:
         in_features: int,
         weight: BaseWeight,
         context: StepContext,
+        *,
+        biased: frozenset[str],
+        transposed: bool,
     ) -> None:
+        """`biased` are the names of those with a bias; `transposed`: the checkpoint holds the
+        weights as [in, out]."""
         self.index = index
         self.names = names
+        self.biased = biased
+        self.transposed = transposed
         self.in_features = in_features
         self.weight = weight
         ends = torch.tensor(weight.out_features).cumsum(0).tolist()

@@ -146,6 +146,10 @@ def load_base(
         head=decoder.head.names[0] if decoder.head is not None else "",
         tied=_head_weight(decoder) is decoder.embedding.weight,
         is_own_weight=partial(_is_own_weight, decoder),
+        biased_linears=frozenset().union(*(group.biased for group in decoder.groups)),
+        transposed_linears=frozenset(
+            name for group in decoder.groups if group.transposed for name in group.names
+        ),
     )
     eos = eos_token_ids(model, tokenizer, vocab_size)
     return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, native)

@@ -181,11 +181,12 @@ def test_integers_for_weights(lora: Path, info: BaseInfo) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"use_dora": True}, "dora"),
+        ({"use_dora": True}, "missing tensor"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"lora_bias": True}, "lora_bias"),
         ({"surprise": 1}, "surprise"),
-        ({"peft_type": "IA3"}, "IA3"),
+        ({"peft_type": "IA3"}, "unknown to this server"),
+        ({"peft_type": "BOFT"}, "BOFT"),
         ({"peft_type": None}, "peft_type"),
         ({"r": 5}, "r"),
     ],

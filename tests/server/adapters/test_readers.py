@@ -1,13 +1,19 @@
 """PEFT's format is either reproduced or refused, key by key and tensor by tensor."""
 
+import importlib
+import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
+import safetensors.torch
 import torch
 
+from server.adapters.artifact import READERS, ArtifactLimits, load_artifact
+from server.adapters.ia3 import read_ia3
 from server.adapters.lora import read_lora
 from server.adapters.soft_prompt import read_soft_prompt
 from server.errors import AdapterRefusedError
@@ -28,6 +34,7 @@ _BASE = BaseInfo(
     weight_form="dense", dtype="float32", device="cpu", max_context_tokens=64, vocab_size=100,
     hidden_size=6, num_parameters=0, resident_bytes=0, int8_threshold=0.0, deterministic=False,
     linear_shapes=_SHAPES,
+    biased_linears=frozenset({"model.layers.0.self_attn.v_proj"}),
 )  # fmt: skip
 
 
@@ -107,10 +114,14 @@ def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, "use_dora True is not served; convert it with peft.convert_to_lora"),
-        ({"bias": "all"}, "bias 'all'"),
-        ({"lora_bias": True}, "lora_bias True"),
+        ({"use_dora": True}, "lora_magnitude_vector': adapter_config.json says use_dora True"),
+        ({"use_dora": "yes"}, "use_dora 'yes' is not true or false"),
+        ({"bias": "all"}, "bias 'all': adapter_model.safetensors lacks the bias of"),
+        ({"bias": "lora_only"}, "lacks the bias of 'model.layers.0.self_attn.v_proj'"),
+        ({"bias": "most"}, "bias 'most' is not one of none, all, lora_only"),
+        ({"lora_bias": True}, "lora_B.bias': adapter_config.json says lora_bias True"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"target_parameters": ["x"]}, "target_parameters"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
@@ -153,6 +164,125 @@ def test_lora_configurations(changes: dict[str, Any], message: str | None) -> No
 @pytest.mark.parametrize("default", ["eva", "gaussian", "orthogonal", True, False])
 def test_initialisations_that_leave_the_base_alone(default: Any) -> None:
     read_lora(_config(init_lora_weights=default), _tensors(), _BASE)
+
+
+def _with(name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    """The tensors of a LoRA with one more on its first v_proj."""
+    return _tensors() | {f"base_model.model.model.layers.0.self_attn.{name}": tensor}
+
+
+@pytest.mark.parametrize(
+    ("changes", "extra", "message"),
+    [
+        ({}, ("v_proj.lora_magnitude_vector", torch.ones(4)), "says use_dora False"),
+        ({}, ("v_proj.lora_B.bias", torch.ones(4)), "says lora_bias False"),
+        ({}, ("v_proj.base_layer.bias", torch.ones(4)), "unknown tensor"),
+        ({"bias": "lora_only"}, ("v_proj.base_layer.bias", torch.ones(5)), "shape [5]"),
+        ({"bias": "lora_only"}, ("q_proj.base_layer.bias", torch.ones(8)), "linear has no bias"),
+        ({}, ("o_proj.weight", torch.ones(4, 6)), "unknown tensor"),
+        ({}, ("v_proj.weight", torch.ones(4, 6)), "does not name its module in modules_to_save"),
+        (
+            {"modules_to_save": ["v_proj"]},
+            ("v_proj.weight", torch.ones(4, 6)),
+            "missing tensor 'base_model.model.model.layers.0.self_attn.v_proj.bias'",
+        ),
+        ({"modules_to_save": ["q_proj"]}, ("q_proj.weight", torch.ones(8, 6)), "train only one"),
+        ({"modules_to_save": ["q_proj"]}, ("q_proj.weight", torch.ones(6, 8)), "shape [6, 8]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensors_beside_the_updates(
+    changes: dict[str, Any], extra: tuple[str, torch.Tensor], message: str
+) -> None:
+    assert message in _refusal(_config(**changes), _with(*extra))
+
+
+def test_bias_and_magnitude() -> None:
+    bias = torch.randn(4)
+    tensors = _with("v_proj.base_layer.bias", bias)
+    change = read_lora(_config(bias="lora_only"), tensors, _BASE).linears[
+        "model.layers.0.self_attn.v_proj"
+    ]
+    assert change.bias is not None
+    assert torch.equal(change.bias, bias)
+    assert change.low_rank is not None
+
+
+@pytest.mark.parametrize("key", ["lora_magnitude_vector", "lora_magnitude_vector.weight"])
+def test_magnitudes_of_either_form(key: str) -> None:
+    tensors = _tensors()
+    for path, (out_features, _) in _SHAPES.items():
+        if path.endswith(("q_proj", "v_proj")):
+            tensors[f"base_model.model.{path}.{key}"] = torch.ones(out_features)
+    weights = read_lora(_config(use_dora=True), tensors, _BASE)
+    assert all(change.magnitude is not None for change in weights.linears.values())
+    assert weights.size_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _ia3_config(**changes: Any) -> dict[str, Any]:
+    config = peft.IA3Config(
+        target_modules=["v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+        task_type="CAUSAL_LM",
+    ).to_dict()
+    for key in ("target_modules", "feedforward_modules"):
+        config[key] = sorted(config[key])
+    return config | changes
+
+
+def _ia3_tensors() -> dict[str, Any]:
+    return {
+        f"base_model.model.{path}.ia3_l": torch.ones(shape)
+        for path, (out_features, in_features) in _SHAPES.items()
+        for name, shape in (("v_proj", (out_features, 1)), ("down_proj", (1, in_features)))
+        if path.endswith(name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "extra", "message"),
+    [
+        ({"feedforward_modules": []}, {}, "shape [1, 12], the base needs [6, 1]"),
+        ({"feedforward_modules": ".*down.*"}, {}, "must be a list of names"),
+        ({"target_modules": ["q_proj"]}, {}, "lacks 'model.layers.0.self_attn.q_proj'"),
+        ({"r": 8}, {}, "key 'r' is unknown"),
+        ({}, {"base_model.model.lm_head.ia3_l": torch.ones(100, 1)}, "has no linear 'lm_head'"),
+        ({}, {"x": torch.ones(1)}, "unknown tensor 'x'"),
+        ({"modules_to_save": ["score"]}, {}, "holds no module 'score'"),
+    ],
+    ids=str,
+)
+def test_ia3_configurations(changes: dict[str, Any], extra: dict[str, Any], message: str) -> None:
+    weights = read_ia3(_ia3_config(), _ia3_tensors(), _BASE)
+    assert len(weights.linears) == 4
+    assert message in _refusal(_ia3_config(**changes), _ia3_tensors() | extra, read_ia3)
+
+
+def test_every_other_method_of_peft_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors.torch.save({}))
+    limits = ArtifactLimits(max_bytes=1 << 20, max_lora_rank=64, max_host_bytes=1 << 20)
+    for method in peft.PeftType:
+        name = method.value.lower()
+        if name in READERS:
+            continue
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": method.value}))
+        with pytest.raises(AdapterRefusedError) as error:
+            load_artifact(tmp_path, _BASE, limits, "x")
+        assert f"peft_type {method.value!r} is not served" in str(error.value)
+        assert ("peft.convert_to_lora" in str(error.value)) == _converts(name), name
+
+
+def _converts(name: str) -> bool:
+    """Whether PEFT says so in the method's own layers."""
+    try:
+        layers = importlib.import_module(f"peft.tuners.{name}.layer")
+    except ModuleNotFoundError:
+        return False
+    return any(
+        "supports_lora_conversion" in vars(item)
+        for item in vars(layers).values()
+        if isinstance(item, type) and item.__module__ == layers.__name__
+    )
 
 
 def test_layers_to_transform_explains_missing_tensors() -> None:

@@ -51,6 +51,14 @@ ADAPTERS: dict[str, peft.PeftConfig] = {
         layers_to_transform=[1],
         task_type="CAUSAL_LM",
     ),
+    "dora": peft.LoraConfig(
+        r=3, use_dora=True, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"
+    ),
+    "ia3": peft.IA3Config(
+        target_modules=["v_proj", "gate_proj", "down_proj"],
+        feedforward_modules=["gate_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+    ),
     "prompt": peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import peft
 import torch
-from bitsandbytes.nn.modules import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 
@@ -40,7 +40,17 @@ def load(
             module.support_avx512bf16_for_cpu = False
     if adapter is not None:
         model = peft.PeftModel.from_pretrained(model, adapter)
+        for module in model.modules():
+            if isinstance(module, Linear8bitLt):
+                module.register_forward_pre_hook(_keep_int8)
     return model.eval()
+
+
+def _keep_int8(module: Any, _: Any) -> None:
+    """PEFT's DoRA makes the weight anew at each pass, as if its codes and scales had not been moved
+    to the state yet; moving them twice would lose the scales."""
+    if module.state.SCB is not None:
+        module.state.CB, module.weight.CB = module.weight.data, None
 
 
 @torch.inference_mode()

@@ -71,16 +71,23 @@ def versions(weights: dict[str, Any]) -> Weights:
     found: Weights = {}
     for name, old in weights.items():
         found[name, "v1"] = old
-        if old.prompt is None:
-            negated = {
-                path: LinearChange(replace(change.low_rank, scaling=-change.low_rank.scaling))
-                for path, change in old.linears.items()
-            }
-            found[name, "v2"] = AdapterWeights(negated)
-        else:
-            found[name, "v2"] = AdapterWeights(prompt=old.prompt.flip(0))
+        found[name, "v2"] = _other(old)
     found[OVERFLOWING, "v1"] = overflowing(weights["narrow"])
     return found
+
+
+def _other(weights: AdapterWeights) -> AdapterWeights:
+    """The same kind of adapter with other numbers."""
+    if weights.prompt is not None:
+        return AdapterWeights(prompt=weights.prompt.flip(0))
+    return AdapterWeights({path: _other_change(c) for path, c in weights.linears.items()})
+
+
+def _other_change(change: LinearChange) -> LinearChange:
+    if change.low_rank is not None:
+        return replace(change, low_rank=replace(change.low_rank, scaling=-change.low_rank.scaling))
+    scales = (change.input_scale, change.output_scale)
+    return LinearChange(None, *(None if scale is None else scale.flip(0) for scale in scales))
 
 
 class Traffic:
