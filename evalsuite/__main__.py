@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from evalsuite.commands import gate, matrix, run
+from evalsuite.commands import catalog, gate, matrix, run
 from evalsuite.errors import EvalError
 
 _EXAMPLES = """examples:
@@ -16,13 +16,17 @@ _EXAMPLES = """examples:
       --tasks t,u --delta 1 --junit gate.xml --markdown gate.md
   python -m evalsuite rescore --out runs/eval
   python -m evalsuite tasks
+  python -m evalsuite show gsm8k --data data/gsm8k --shots 2
+  python -m evalsuite fingerprints --tasks gsm8k,mmlu --data-dir data --out fingerprints.jsonl
 """
 _VERBS = {
     "run": (run.add_run, "score adapters on tasks"),
     "matrix": (matrix.add, "show what each adapter gained on its task and forgot on the others"),
     "gate": (gate.add, "decide whether a candidate may replace a baseline, by exit code"),
     "rescore": (run.add_rescore, "score a run's answers again, without a server"),
-    "tasks": (run.add_tasks, "list the built-in tasks"),
+    "tasks": (catalog.add_tasks, "list the built-in tasks"),
+    "show": (catalog.add_show, "show a task, or a prompt and its answer"),
+    "fingerprints": (catalog.add_fingerprints, "mark test items, to find them in training data"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +12,8 @@ from evalsuite.data import sha256_files
 from evalsuite.errors import InputError, nearest
 from evalsuite.metrics import build_metrics
 from evalsuite.samples import read_samples
-from evalsuite.subsets import Subset
-from evalsuite.task import Definition, Task, patterns
+from evalsuite.subsets import Subset, split_subset
+from evalsuite.task import Definition, Task, TaskSpec, patterns
 from evalsuite.taskfile import SUFFIXES, check_spec, read_definitions
 from evalsuite.types import Sample
 
@@ -22,11 +22,12 @@ BUILT_IN = Path(tasks.__path__[0])
 
 @dataclass(frozen=True)
 class Found:
-    """A task's definition, the file it stands in, and the data path given with its name."""
+    """A task's definition, the file it stands in, and what was given with its name."""
 
     definition: Definition
     path: Path
     data: Path | None = None
+    subset: Subset | None = None
 
 
 @lru_cache(maxsize=1)
@@ -45,18 +46,16 @@ def built_in_tasks() -> dict[str, Found]:
 
 
 def load_tasks(
-    names: Sequence[str],
-    data_dir: Path | None,
-    limit: int | None = None,
-    subset: Subset | None = None,
+    names: Sequence[str], data_dir: Path | None, limit: int | None = None
 ) -> tuple[Task, ...]:
-    """The tasks of `--tasks`: built-in names, or paths of task files; `NAME=PATH` names the data.
+    """The tasks of `--tasks`: built-in names, or paths of task files.
 
-    `limit` keeps the first samples of each, `subset` others. Raises InputError for whatever does
-    not fit.
+    `NAME=PATH` names a task's data, `NAME@random:100:7` a subset of it: `first`, `random` or
+    `stratified`, its size and for the latter two a seed. `limit` is the size of the first samples
+    of tasks without a subset. Raises InputError for whatever does not fit.
     """
-    chosen = subset if subset is not None or limit is None else Subset(limit)
-    loaded = tuple(load(item, data_dir, chosen) for name in names for item in find(name))
+    first = None if limit is None else Subset(limit)
+    loaded = tuple(load(item, data_dir, first) for name in names for item in find(name))
     seen: set[str] = set()
     for task in loaded:
         if task.name in seen:
@@ -67,23 +66,32 @@ def load_tasks(
 
 def find(name: str) -> tuple[Found, ...]:
     """The tasks that a built-in name or a task file's path stands for. Raises InputError."""
+    name, subset = split_subset(name)
     name, _, data = name.partition("=")
     given = Path(data) if data else None
     if Path(name).suffix in SUFFIXES:
         if not Path(name).is_file():
             raise InputError(f"--tasks: no file '{name}'")
-        return tuple(Found(item, Path(name), given) for item in read_definitions(Path(name)))
+        return tuple(
+            Found(item, Path(name), given, subset) for item in read_definitions(Path(name))
+        )
     found = built_in_tasks()
     if name not in found:
         raise InputError(
-            f"--tasks: no built-in task '{name}'; {nearest(name, found)} "
+            f"--tasks: no built-in task '{name}'; {_remedy(name, found)} "
             "Own tasks are given by the path of their YAML file."
         )
-    return (Found(found[name].definition, found[name].path, given),)
+    return (Found(found[name].definition, found[name].path, given, subset),)
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    close = nearest(name, known)
+    return close if close.startswith("did") else "`python -m evalsuite tasks` lists them."
 
 
 def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> Task:
     """Reads and checks a task's data. Raises InputError."""
+    subset = found.subset or subset
     definition, spec, path = found.definition, found.definition.spec, found.path
     template = check_spec(path, spec)
     folder = data_dir
@@ -91,17 +99,23 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
         folder = found.data if found.data.is_dir() else found.data.parent
     elif folder is None:
         folder = path.parent
+    if found.data is not None and not found.data.exists():
+        raise InputError(
+            f"--tasks: no file or folder '{found.data}' with the data of '{spec.name}'"
+        )
     if not folder.is_dir():
         raise InputError(f"{folder}: no such directory; it should hold the data of '{spec.name}'")
     given = found.data if found.data is not None and not found.data.is_dir() else None
-    files = [given] if given is not None else _files(spec.name, spec.data, spec.folder, folder)
+    files = [given] if given is not None else _files(spec, spec.data, folder)
     samples = read_samples(files, definition.read_rows, definition.convert, spec.mode)
     needs_train = given is None and not spec.folder
     train, train_sha256 = _train(definition, folder, files, samples, needs_train)
     try:
         metrics = build_metrics(spec.metrics, spec.mode, spec.options, samples)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        # The options of a built-in task are right; what it was given is not.
+        at_fault = files[0] if path.parent == BUILT_IN else path
+        raise InputError(f"{at_fault}: {error}") from error
     return Task(
         spec=spec,
         samples=samples if subset is None else subset.of(samples),
@@ -125,11 +139,11 @@ def _train(
     spec = definition.spec
     if spec.train is None:
         return (), None
-    train_files = _files(spec.name, spec.train, spec.folder, folder, is_needed)
+    train_files = _files(spec, spec.train, folder, is_needed)
     # A published test set may come alone, or the training file itself be the one to test on.
     if not train_files or set(train_files) & set(files):
         return (), None
-    held_out = {sample.input for sample in samples}
+    held_out = {sample.input for sample in samples} if spec.shots.held_out else set()
     rows = read_samples(train_files, definition.read_rows, definition.convert, spec.mode)
     train = tuple(row for row in rows if row.input not in held_out)
     if not train:
@@ -138,13 +152,13 @@ def _train(
 
 
 def _files(
-    name: str, data: str | Sequence[str], below: str, folder: Path, is_needed: bool = True
+    spec: TaskSpec, data: str | Sequence[str], folder: Path, is_needed: bool = True
 ) -> list[Path]:
     """The files that the first fitting alternative stands for; none if they are not needed.
 
     A single plain file name is returned unseen, so that reading it tells what is wrong.
     """
-    alternatives = patterns(data)
+    alternatives, below = patterns(data), spec.folder
     for pattern in alternatives:
         for base in (folder / below, folder) if below else (folder,):
             if Path(pattern).is_absolute() or "*" not in pattern:
@@ -155,9 +169,10 @@ def _files(
                 return matches
     if not is_needed:
         return []
-    if len(alternatives) == 1 and "*" not in alternatives[0]:
+    if len(alternatives) == 1 and "*" not in alternatives[0] and not below:
         return [folder / alternatives[0]]
     raise InputError(
-        f"{folder}: no data of task '{name}'; looked for {', '.join(alternatives)}"
+        f"{folder}: no data of task '{spec.name}'; looked for {', '.join(alternatives)}"
         + (f", there or in {below}/" if below else "")
+        + f"; they come from {spec.source}"
     )

@@ -1,14 +1,17 @@
 """Subsets of a task's samples: by size, in the data's order, drawn by a seed or stratified."""
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from evalsuite.errors import InputError
 from evalsuite.types import Sample
 
 Draw = Literal["first", "random", "stratified"]
+_MARK = re.compile(r"@(first|random|stratified):(\d*)(?::(\d+))?$")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,23 @@ class Subset:
         for name in by_remainder[: self.size - sum(counts.values())]:
             counts[name] += 1
         return {row for name in sorted(strata) for row in rng.sample(strata[name], counts[name])}
+
+
+def split_subset(name: str) -> tuple[str, Subset | None]:
+    """A task's name without its `@DRAW:SIZE[:SEED]`, and the subset. Raises InputError."""
+    found = _MARK.search(name)
+    if found is None:
+        if re.search(r"@[a-z]+:\d", name):
+            raise InputError(
+                f"--tasks: '{name}': a subset is @first:SIZE, @random:SIZE or @stratified:SIZE, "
+                "with :SEED behind if you like"
+            )
+        return name, None
+    size = int(found[2] or 0)
+    if not size:
+        raise InputError(f"--tasks: '{name}': a subset needs a size of at least 1")
+    draw: Draw = found[1]  # type: ignore[assignment]
+    return name[: found.start()], Subset(size, draw, int(found[3] or 0))
 
 
 def _stratum(sample: Sample) -> str:

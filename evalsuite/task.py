@@ -40,6 +40,8 @@ class ShotRule:
     own evaluation and lm-evaluation-harness do."""
     same_category: bool = False
     """Only from the sample's own category."""
+    held_out: bool = True
+    """Never a row whose input is a test input. Off where the published shots have such rows."""
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -105,7 +107,7 @@ class Task:
     spec: TaskSpec
     samples: tuple[Sample, ...]
     train: tuple[Sample, ...]
-    """Training rows, without those whose input is also a test input."""
+    """Training rows, without those whose input is also a test input (see ShotRule.held_out)."""
     metrics: tuple[Metric, ...]
     template: PromptTemplate
     data_sha256: str
@@ -126,7 +128,7 @@ class Task:
         parts = [spec.template]
         if spec.description or spec.separator != "\n\n" or spec.shots != ShotRule():
             parts += [spec.description, spec.separator, spec.shots.draw]
-            parts.append(str(spec.shots.same_category))
+            parts += [str(spec.shots.same_category), str(spec.shots.held_out)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def signature(self, shots: int = 0) -> str:

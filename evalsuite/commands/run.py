@@ -1,4 +1,4 @@
-"""`run` scores adapters on tasks; `rescore` scores a run's answers again; `tasks` lists tasks."""
+"""`run` scores adapters on tasks; `rescore` scores a run's answers again."""
 
 import argparse
 import json
@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from evalsuite import flags
 from evalsuite.commands.common import Asked, evaluated
 from evalsuite.record import REPORT_FILE, SAMPLES_FILE, write_text
-from evalsuite.registry import built_in_tasks
 from evalsuite.report import Settings, build_report, sample_lines
 from evalsuite.session import Plan, Played
 from evalsuite.stats import BootstrapConfig, TestConfig
 from evalsuite.table import print_report
-from evalsuite.task import Task, patterns
+from evalsuite.task import Task
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +33,6 @@ def add_rescore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=flags.names, metavar="T,U", help="some of the run's tasks")
     flags.add_out(parser)
     parser.set_defaults(call=_rescore)
-
-
-def add_tasks(parser: argparse.ArgumentParser) -> None:
-    """Flags of `tasks`."""
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.set_defaults(call=_list_tasks)
 
 
 def write_report(arguments: argparse.Namespace, plan: Plan, played: Played) -> dict[str, Any]:
@@ -72,17 +64,4 @@ def _show(arguments: argparse.Namespace, asked: Asked | None) -> int:
 
 
 def _default_shots(tasks: Sequence[Task]) -> Sequence[int]:
-    return (0, 3) if all(task.spec.train for task in tasks) else (0,)
-
-
-def _list_tasks(arguments: argparse.Namespace) -> int:
-    specs = [found.definition.spec for found in built_in_tasks().values()]
-    fields = ("name", "version", "mode", "metrics", "data", "source", "licence")
-    if arguments.json:
-        print(json.dumps([{field: getattr(spec, field) for field in fields} for spec in specs]))
-        return 0
-    table = Table("name", "mode", "metrics", "data")
-    for spec in specs:
-        table.add_row(spec.name, spec.mode, ", ".join(spec.metrics), ", ".join(patterns(spec.data)))
-    Console().print(table)
-    return 0
+    return (0, 3) if all(task.train for task in tasks) else (0,)

@@ -2,7 +2,8 @@
 
 `mmlu_original` is the authors' evaluation, `mmlu` lm-evaluation-harness's, `mmlu_helm` HELM's. All
 take five shots from the subject's own development set: the first five in order, HELM's drawn by
-seed. `accuracy` is the mean over questions (micro), `accuracy_macro` over the 57 subjects.
+seed. Five of those 285 questions are test questions too; they stay, as in published numbers.
+`accuracy` is the mean over questions (micro), `accuracy_macro` over the 57 subjects.
 
 Reads the authors' CSV (six cells, no header, a letter at the end), CSV with the header
 `question,choice0,...,choice3,answer`, and JSON lines with Hugging Face's columns.
@@ -64,7 +65,7 @@ _HARNESS = TaskSpec(
     template="{{ input }}\nAnswer:",
     metrics=("accuracy", "accuracy_macro"),
     mode=Mode.LETTER,
-    shots=ShotRule(draw="first", same_category=True),
+    shots=ShotRule(draw="first", same_category=True, held_out=False),
     source="https://github.com/hendrycks/test",
     licence="MIT",
     comparable="lm-evaluation-harness's mmlu (micro average, weight_by_size) with 5 shots and no "
@@ -99,7 +100,7 @@ TASKS = (
             metrics=("exact_match", "accuracy_macro"),
             max_tokens=5,
             stop=("\n",),
-            shots=ShotRule(draw="seed", same_category=True),
+            shots=ShotRule(draw="seed", same_category=True, held_out=False),
             comparable="HELM's joint multiple choice: a generated letter, exact match, the mean "
             "over subjects. HELM draws its shots with its own generator, so single answers differ.",
         ),

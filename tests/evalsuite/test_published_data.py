@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evalsuite.metrics import score
-from evalsuite.prompts import completion, few_shot_prompt
+from evalsuite.prompts import completion, draw_shots, few_shot_prompt
 from evalsuite.registry import load_tasks
 from evalsuite.task import Task
 from evalsuite.types import Answer, Mode, Sample
@@ -102,7 +102,10 @@ def test_counts(case: Case) -> None:
     if case.num_samples >= 0:
         assert len(task.samples) == case.num_samples
     held_out = {sample.input for sample in task.samples}
-    assert not held_out & {sample.input for sample in task.train}
+    if task.spec.shots.held_out:
+        assert not held_out & {sample.input for sample in task.train}
+    else:
+        assert len(task.train) == case.num_train
     # Training rows whose input is a test input too are left out; few are.
     assert case.num_train * 0.97 <= len(task.train) <= case.num_train
     assert len({sample.id for sample in task.samples}) == len(task.samples)
@@ -197,6 +200,8 @@ def test_subjects_of_mmlu() -> None:
     )
     assert prompt.count("\nAnswer:") == 3
     assert re.search(r"\nAnswer: [A-D]\n\n", prompt)
+    for subject in {sample.category for sample in task.samples}:
+        assert len(draw_shots(task, 5, 0, subject)) == 5
 
 
 def test_dialogsum_has_three_references() -> None:

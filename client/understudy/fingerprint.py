@@ -1,0 +1,193 @@
+"""Fingerprints of test items, to find them again in training data without holding their text.
+
+A file of fingerprints is JSON lines. The first is the header
+
+    {"format": "understudy-fingerprints", "version": 1, "ngram": 13, "shortest": 8}
+
+and each further line one item:
+
+    {"task": "gsm8k@1", "data": "<sha256 of the data>", "id": "17",
+     "texts": ["<hash>", ...], "ngrams": ["<hash>", ...]}
+
+Texts are an item's input and its references, each on its own. A text is put in Unicode form NFKC,
+lower-cased and cut into words (runs of letters, digits and underscores); `texts` holds the hash of
+all its words, `ngrams` those of every 13 words in a row (Brown et al. 2020, appendix C). A text of
+8 to 12 words has one n-gram, all of it; a shorter one is too common to tell anything and counts
+only as a whole, and only where it is an input of at least 4 words. A hash is the first 16
+hexadecimal digits of the SHA-256 of the words, joined by spaces, in UTF-8.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NGRAM = 13
+SHORTEST = 8
+FORMAT = "understudy-fingerprints"
+VERSION = 1
+
+_SHORTEST_INPUT = 4
+_WORD = re.compile(r"\w+")
+
+
+class FingerprintError(ValueError):
+    """The file is not one of fingerprints, or is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """One test item."""
+
+    task: str
+    """Name and version, `NAME@VERSION`."""
+    data: str
+    """Hex sha256 of the task's data."""
+    id: str
+    texts: tuple[str, ...]
+    ngrams: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What a text has in common with a test item."""
+
+    task: str
+    id: str
+    whole: bool
+    """The text is the item's input or a long reference, word for word."""
+    share: float
+    """Share of the item's n-grams that the text holds, 0..1."""
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, normalised."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def text_hash(found: Sequence[str]) -> str:
+    """16 hexadecimal digits of words in a row."""
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+
+
+def ngram_hashes(found: Sequence[str]) -> Iterator[str]:
+    """The hashes of every NGRAM words; of all words where there are SHORTEST to NGRAM of them."""
+    if SHORTEST <= len(found) < NGRAM:
+        yield text_hash(found)
+    for start in range(len(found) - NGRAM + 1):
+        yield text_hash(found[start : start + NGRAM])
+
+
+def fingerprint(
+    task: str, data: str, item: str, text: str, references: Iterable[str]
+) -> Fingerprint:
+    """The fingerprint of a test item with input `text`."""
+    asked = words(text)
+    parts = [asked, *(words(reference) for reference in references)]
+    kept = [part for part in parts if len(part) >= (_SHORTEST_INPUT if part is asked else SHORTEST)]
+    return Fingerprint(
+        task,
+        data,
+        item,
+        tuple(dict.fromkeys(text_hash(part) for part in kept)),
+        tuple(dict.fromkeys(found for part in kept for found in ngram_hashes(part))),
+    )
+
+
+def lines(items: Iterable[Fingerprint]) -> Iterator[str]:
+    """The lines of a file of fingerprints."""
+    header = {"format": FORMAT, "version": VERSION, "ngram": NGRAM, "shortest": SHORTEST}
+    yield json.dumps(header) + "\n"
+    for item in items:
+        fields = {"task": item.task, "data": item.data, "id": item.id}
+        yield json.dumps({**fields, "texts": item.texts, "ngrams": item.ngrams}) + "\n"
+
+
+def read(path: Path) -> Iterator[Fingerprint]:
+    """The fingerprints of a file. Raises FingerprintError with file, line and fault."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                value = _parsed(path, number, line)
+                if number == 1:
+                    _check_header(path, value)
+                    continue
+                yield _item(path, number, value)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FingerprintError(f"{path}: cannot be read: {error}") from error
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise FingerprintError(f"{path}:{number}: not JSON: {error.msg}") from error
+    if not isinstance(value, dict):
+        raise FingerprintError(f"{path}:{number}: expected an object")
+    return value
+
+
+def _check_header(path: Path, header: dict[str, Any]) -> None:
+    wanted = {"format": FORMAT, "version": VERSION, "ngram": NGRAM, "shortest": SHORTEST}
+    for name, value in wanted.items():
+        if header.get(name) != value:
+            raise FingerprintError(
+                f"{path}:1: '{name}' is {header.get(name)!r}, expected {value!r}; write the file "
+                "again with `python -m evalsuite fingerprints`"
+            )
+
+
+def _item(path: Path, number: int, value: dict[str, Any]) -> Fingerprint:
+    try:
+        return Fingerprint(
+            str(value["task"]),
+            str(value["data"]),
+            str(value["id"]),
+            tuple(value["texts"]),
+            tuple(value["ngrams"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise FingerprintError(f"{path}:{number}: no field {error}") from error
+
+
+class FingerprintIndex:
+    """Test items by what they hold, to look texts up in."""
+
+    def __init__(self, items: Iterable[Fingerprint]) -> None:
+        """Reads all items; memory grows with their n-grams."""
+        self._items: list[tuple[str, str, int]] = []
+        self._texts: dict[str, list[int]] = {}
+        self._ngrams: dict[str, list[int]] = {}
+        for item in items:
+            place = len(self._items)
+            self._items.append((item.task, item.id, len(item.ngrams)))
+            for found in item.texts:
+                self._texts.setdefault(found, []).append(place)
+            for found in item.ngrams:
+                self._ngrams.setdefault(found, []).append(place)
+
+    def __len__(self) -> int:
+        """Items held."""
+        return len(self._items)
+
+    def overlaps(self, text: str) -> list[Overlap]:
+        """The test items that `text` shares anything with, the largest share first.
+
+        A text of 8 to 12 words is found as a whole; within a longer one, by n-grams of 13 words.
+        """
+        found = words(text)
+        whole = set(self._texts.get(text_hash(found), ())) if found else set()
+        shared: Counter[int] = Counter()
+        for ngram in set(ngram_hashes(found)):
+            shared.update(self._ngrams.get(ngram, ()))
+        overlaps = []
+        for place in whole | shared.keys():
+            task, item, num_ngrams = self._items[place]
+            share = shared[place] / num_ngrams if num_ngrams else 0.0
+            overlaps.append(Overlap(task, item, place in whole, share))
+        return sorted(overlaps, key=lambda o: (-o.share, not o.whole, o.task, o.id))
