@@ -24,6 +24,7 @@ import torch
 
 from server.adapters.artifact import ArtifactLimits
 from server.adapters.catalog import Catalog
+from server.adapters.remote import RemoteLimits, RemoteSources
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.adapters.watcher import StoreWatcher
@@ -49,6 +50,8 @@ from server.rpc.server import RpcServer
 _LOG = logging.getLogger(__name__)
 # Questions about adapters, which read the disk, that are answered at a time.
 _ADAPTER_READERS = 4
+# Adapters that are fetched from elsewhere at a time.
+_DOWNLOADS = 2
 
 T = TypeVar("T")
 
@@ -71,6 +74,14 @@ class App:
         self._grammar_executor = ThreadPoolExecutor(1, "grammars")
         self._compiler: GrammarCompiler | None = None
         self._store = AdapterStore(self.config.adapters.store)
+        adapters = self.config.adapters
+        cache = adapters.cache or (adapters.store / ".downloads" if adapters.store else None)
+        self._remote = RemoteSources(
+            adapters.remote_sources,
+            cache,
+            RemoteLimits(adapters.max_adapter_bytes, adapters.download_timeout_s),
+        )
+        self._downloader = ThreadPoolExecutor(_DOWNLOADS, "downloads")
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -155,6 +166,8 @@ class App:
         await self.rpc.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._remote.close()
+        self._downloader.shutdown(wait=False, cancel_futures=True)
         self._grammar_executor.shutdown(wait=False, cancel_futures=True)
         if self._compiler is not None:
             await asyncio.to_thread(self._compiler.close)
@@ -209,7 +222,9 @@ class App:
             limits=limits,
             metrics=self.metrics,
         )
-        return generation, AdapterServer(tiers, catalog, self._executor, self._loader)
+        return generation, AdapterServer(
+            tiers, catalog, self._executor, self._loader, self._remote, self._downloader
+        )
 
     async def _preload(self, tiers: AdapterTiers, reference: str) -> None:
         loop = asyncio.get_running_loop()

@@ -124,6 +124,15 @@ class AdaptersConfig:
     roots: tuple[Path, ...] = ()
     """Folders from which LoadAdapter may read, beside the store: a request must not be able to
     open any other file of this machine."""
+    remote_sources: tuple[str, ...] = ()
+    """Places from which LoadAdapter may fetch, with all below them: hf://ORG[/REPO[@REVISION]],
+    s3://BUCKET[/PATH], gs://BUCKET[/PATH], https://HOST[/PATH]. None by default: a request must not
+    be able to make this machine call any other."""
+    cache: Path | None = None
+    """Folder for what is being fetched. None: `.downloads` in the store, or the system's temporary
+    folder where there is no store."""
+    download_timeout_s: Seconds = 600.0
+    """Longest time to fetch one adapter."""
     preload: tuple[str, ...] = ()
     """Adapters (`name`, `name@version` or `name@alias`) loaded before the server takes requests,
     so that their first request is as fast as the others."""

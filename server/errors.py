@@ -5,6 +5,7 @@
     ├── AdapterNotFoundError      no such adapter, version or alias   NOT_FOUND
     ├── AdapterRefusedError       an artifact cannot be served        FAILED_PRECONDITION
     ├── AdapterMemoryError        no room for one more adapter        RESOURCE_EXHAUSTED
+    ├── SourceUnavailableError    an adapter's source gives no answer UNAVAILABLE
     ├── QueueFullError            try again after retry_delay_s       RESOURCE_EXHAUSTED
     ├── TooManyCallsError         try again after retry_delay_s       RESOURCE_EXHAUSTED
     ├── DeadlineError             the deadline passed, or cannot be met  DEADLINE_EXCEEDED
@@ -48,6 +49,10 @@ class AdapterRefusedError(ServerError):
 
 class AdapterMemoryError(ServerError):
     """Host memory for adapters is full of versions that are pinned or in use."""
+
+
+class SourceUnavailableError(ServerError):
+    """A remote source of an adapter cannot be read now."""
 
 
 class QueueFullError(ServerError):

@@ -142,8 +142,9 @@ def declared(pyproject: Path, *extras: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        *[(folder, ()) for folder in ("client", "server", "trainer", "evalsuite", "demo")],
-        ("tests", ("dev",)),
+        *[(folder, ()) for folder in ("client", "trainer", "evalsuite", "demo")],
+        ("server", ("remote",)),
+        ("tests", ("dev", "remote")),
     ],
 )
 def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from server.errors import InvalidRequestError, UnsupportedError
+from server.errors import InvalidRequestError
 
 _MAX_SOURCE_CHARS = 1024
 
@@ -13,11 +13,8 @@ def resolve_source(source: str, roots: tuple[Path, ...]) -> tuple[Path, Path]:
 
     `source` is absolute, or relative to one of `roots`. Symlinks are resolved first; what then
     lies outside of every root is refused, without saying whether it exists. Raises
-    InvalidRequestError, UnsupportedError for remote sources.
+    InvalidRequestError.
     """
-    if "://" in source:
-        scheme = source.split("://", 1)[0]
-        raise UnsupportedError(f"source: remote sources ({scheme[:20]}://) are not served yet")
     if not roots:
         raise InvalidRequestError(
             "source",

@@ -4,6 +4,7 @@ Names from requests are checked before they touch a path; symlinks are never fol
 store (see `understudy.store`). A server without a store folder sees an empty store.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from server.adapters.index import StoredFacts, StoreIndex
 from server.errors import AdapterNotFoundError, AdapterRefusedError, InvalidRequestError
 from understudy import store as layout
 from understudy.artifact import ArtifactError, Manifest, check_name, read_manifest
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,22 @@ class AdapterStore:
             return read_manifest(self.directory(name, version))
         except ArtifactError:
             return None
+
+    def publish(self, artifact: Path, name: str) -> bool:
+        """Whether an artifact could be copied into the store, as `latest`. *Blocking.*
+
+        Raises AdapterRefusedError if it does not verify.
+        """
+        if self.root is None:
+            return False
+        try:
+            layout.publish(artifact, self.root, name)
+        except ArtifactError as error:
+            raise AdapterRefusedError(str(error)) from error
+        except OSError as error:
+            _LOG.warning("cannot publish %s: %s", name, error)
+            return False
+        return True
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias at a version; an empty version removes it.

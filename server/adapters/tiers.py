@@ -141,6 +141,19 @@ class AdapterTiers:
         self._serve(exact, pin=pin)
         return exact
 
+    def load_fetched(self, name: str, directory: Path, source: str, pin: bool) -> Reference:
+        """Loads what was fetched from `source`, and publishes it first if it can. *Blocking.*
+
+        Without a manifest, or a store that can be written, it stays in memory only. `directory` may
+        go afterwards. Raises AdapterRefusedError, AdapterMemoryError.
+        """
+        adapter = self._load(directory, name, None, source.split("://", 1)[0])
+        published = bool(adapter.manifest_json) and self.store.publish(directory, name)
+        if published and self.store.root is not None:
+            adapter = replace(adapter, directory=self.store.root / name / adapter.version)
+        self._install(adapter, None, pin=pin, follow=published)
+        return Reference(name, adapter.version)
+
     def unload(self, reference: Reference) -> int:
         """Takes a version out of service; returns how many requests still hold it. *Blocking.*
 

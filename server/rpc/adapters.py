@@ -6,11 +6,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
 from server.adapters.catalog import AdapterStatus, Catalog
+from server.adapters.remote import RemoteSources, is_remote
 from server.adapters.store import Reference, parse_reference
 from server.adapters.tiers import AdapterTiers
 from server.errors import InvalidRequestError, UnsupportedError
@@ -37,6 +39,9 @@ class AdapterServer(AdapterServiceServicer):
     """Answers questions, which read the disk."""
     loader: Executor
     """Loads adapters."""
+    remote: RemoteSources
+    downloader: Executor
+    """Fetches adapters, which may take minutes."""
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -74,12 +79,16 @@ class AdapterServer(AdapterServiceServicer):
         if reference.selector:
             raise InvalidRequestError("name", "takes a bare name, without '@'")
 
-        def load() -> tuple[AdapterStatus, float]:
-            started = time.monotonic()
-            exact = self.tiers.load(request.name, request.source, request.pin)
-            return self.catalog.status(exact), time.monotonic() - started
-
-        status, load_s = await self._load(load)
+        name, source, pin = request.name, request.source, request.pin
+        started = time.monotonic()
+        if is_remote(source):
+            # All of it there: also where the client has left, what was fetched is removed.
+            fetch = partial(self._fetch, name, source, pin)
+            exact = await asyncio.get_running_loop().run_in_executor(self.downloader, fetch)
+        else:
+            exact = await self._load(lambda: self.tiers.load(name, source, pin))
+        status = await self._beside(lambda: self.catalog.status(exact))
+        load_s = time.monotonic() - started
         return pb.LoadAdapterResponse(adapter=convert.adapter(status), load_s=load_s)
 
     async def UnloadAdapter(
@@ -118,6 +127,11 @@ class AdapterServer(AdapterServiceServicer):
         """Not served yet."""
         raise UnsupportedError("WatchAdapters: this server does not support it yet")
         yield
+
+    def _fetch(self, name: str, source: str, pin: bool) -> Reference:
+        with self.remote.fetched(name, source) as directory:
+            load = self.loader.submit(self.tiers.load_fetched, name, directory, source, pin)
+            return load.result()
 
     async def _load(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.loader, work)

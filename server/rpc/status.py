@@ -17,6 +17,7 @@ from server.errors import (
     QueueFullError,
     RequestCancelledError,
     ServerError,
+    SourceUnavailableError,
     TooManyCallsError,
     UnsupportedError,
 )
@@ -41,6 +42,7 @@ TABLE: dict[type[ServerError], Row] = {
     AdapterNotFoundError: Row(grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND"),
     AdapterRefusedError: Row(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_REFUSED"),
     AdapterMemoryError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "ADAPTER_MEMORY_FULL"),
+    SourceUnavailableError: Row(grpc.StatusCode.UNAVAILABLE, "SOURCE_UNAVAILABLE"),
     QueueFullError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
     TooManyCallsError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"),
     DeadlineError: Row(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),

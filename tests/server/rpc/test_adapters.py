@@ -262,12 +262,6 @@ def test_sources_that_are_not_allowed(
     assert str(folders[1]) not in error.details()
 
 
-def test_remote_sources_come_later(server: Server) -> None:
-    request = apb.LoadAdapterRequest(name="mine", source="hf://someone/adapter")
-    error = refused(server.adapters.LoadAdapter, request)
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 @pytest.mark.parametrize("name", ["", "base", "Pirate", "pirate@latest", "a/b", "x" * 65, "pіrate"])
 def test_names_that_are_not_allowed(server: Server, name: str) -> None:
     request = apb.LoadAdapterRequest(name=name, source="pirate-v2")
