@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from evalsuite.commands import catalog, gate, matrix, run
+from evalsuite.commands import catalog, gate, matrix, report, run
 from evalsuite.errors import EvalError
 
 _EXAMPLES = """examples:
@@ -14,6 +14,7 @@ _EXAMPLES = """examples:
   python -m evalsuite matrix --server localhost:50051 --adapters a,b --tasks t,u --text prose.txt
   python -m evalsuite gate --server localhost:50051 --candidate a@latest --baseline a@stable \\
       --tasks t,u --delta 1 --junit gate.xml --markdown gate.md
+  python -m evalsuite report --out runs/eval
   python -m evalsuite rescore --out runs/eval
   python -m evalsuite tasks
   python -m evalsuite show gsm8k --data data/gsm8k --shots 2
@@ -22,6 +23,7 @@ _EXAMPLES = """examples:
 _VERBS = {
     "run": (run.add_run, "score adapters on tasks"),
     "matrix": (matrix.add, "show what each adapter gained on its task and forgot on the others"),
+    "report": (report.add, "write a run as one HTML page, as Markdown and as JSON"),
     "gate": (gate.add, "decide whether a candidate may replace a baseline, by exit code"),
     "rescore": (run.add_rescore, "score a run's answers again, without a server"),
     "tasks": (catalog.add_tasks, "list the built-in tasks"),

@@ -54,6 +54,9 @@ class ProgressBar(Progress):
         self._done += 1
         if asked:
             self._asked += 1
+            if self._started_s is None:
+                # The first answer starts the clock.
+                self._started_s = time.monotonic()
         if self._is_terminal:
             self._bar.update(self._task, advance=1, rate=self._rate())
         elif time.monotonic() - self._told_s > _SECONDS_BETWEEN_LINES:
@@ -62,8 +65,6 @@ class ProgressBar(Progress):
 
     def _rate(self) -> str:
         if self._started_s is None:
-            # The first answer starts the clock.
-            self._started_s = time.monotonic() if self._asked else None
             return ""
         rate = (self._asked - 1) / max(1e-9, time.monotonic() - self._started_s)
         if rate <= 0:

@@ -109,6 +109,7 @@ def _describe(result: TaskResult) -> dict[str, Any]:
         "source": task.spec.source,
         "mode": str(task.spec.mode),
         "primary_metric": task.metrics[0].name,
+        "higher_is_better": task.metrics[0].higher_is_better,
         "num_samples": len(task.samples),
         "data_sha256": task.data_sha256,
         "train_sha256": task.train_sha256,
@@ -200,11 +201,12 @@ def sample_lines(results: Sequence[TaskResult]) -> Iterator[str]:
     for result in results:
         for cell in result.cells.values():
             for index in range(len(result.task.samples)):
-                record = _sample_record(result, cell, index)
+                record = sample_record(result, cell, index)
                 yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _sample_record(result: TaskResult, cell: Cell, index: int) -> dict[str, Any]:
+def sample_record(result: TaskResult, cell: Cell, index: int) -> dict[str, Any]:
+    """What a row answered to one sample, and its scores; a line of `samples.jsonl`."""
     sample, outcome = result.task.samples[index], cell.outcomes[index]
     record: dict[str, Any] = {
         "task": result.task.name,
@@ -214,19 +216,21 @@ def _sample_record(result: TaskResult, cell: Cell, index: int) -> dict[str, Any]
         "references": sample.references,
         "shots": outcome.shots,
     }
+    if sample.choices:
+        record["choices"] = sample.choices
+        record["target"] = sample.target
     if outcome.request is not None and outcome.request.raw:
         record["prompt"] = outcome.request.text
     if outcome.answer is None:
         return {**record, "refusal": outcome.refusal}
     record["output"] = outcome.answer.text
     if sample.choices:
-        record["choices"] = sample.choices
-        record["target"] = sample.target
-        record["logprobs"] = [choice.logprob for choice in outcome.answer.choices]
+        record["logprobs"] = [finite(choice.logprob) for choice in outcome.answer.choices]
         record["output"] = sample.choices[picked(NORMALISERS["accuracy"], sample, outcome.answer)]
     record["finish_reason"] = outcome.answer.finish_reason
     record["scores"] = {
-        name: scores.metric.item(scores.statistics[index]) for name, scores in cell.scores.items()
+        name: finite(scores.metric.item(scores.statistics[index]))
+        for name, scores in cell.scores.items()
     }
     return record
 

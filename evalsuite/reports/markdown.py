@@ -1,0 +1,64 @@
+"""The report as Markdown: scores with intervals, and what was gained and forgotten."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from evalsuite.reports.plots import shown
+
+
+def report_markdown(report: Mapping[str, Any], matrix: Mapping[str, Any] | None) -> str:
+    """Markdown of report.json's content and, if there is one, matrix.json's."""
+    lines = ["## Scores", "", *_scores(report)]
+    if matrix is not None:
+        lines += ["", "## Gained and forgotten", "", *_matrix(matrix)]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(report: Mapping[str, Any]) -> list[str]:
+    tasks = report["tasks"]
+    heads = [f"{_cell(n)} ({t['primary_metric']}, n={t['num_samples']})" for n, t in tasks.items()]
+    lines = [_row(["", *heads]), _row(["---", *["---:"] * len(tasks)])]
+    for label in dict.fromkeys(label for task in tasks.values() for label in task["rows"]):
+        cells = []
+        for task in tasks.values():
+            row = task["rows"].get(label)
+            number = row["metrics"][task["primary_metric"]] if row else None
+            cells.append("–" if number is None else _interval(number, "value"))
+        lines.append(_row([_cell(label), *cells]))
+    return lines
+
+
+def _matrix(matrix: Mapping[str, Any]) -> list[str]:
+    tests = matrix["settings"]["tests"]
+    heads = [f"{_cell(name)} ({task['metric']})" for name, task in matrix["tasks"].items()]
+    lines = [_row(["", *heads]), _row(["---", *["---:"] * len(heads)])]
+    for label, row in matrix["rows"].items():
+        cells = []
+        for cell in row["cells"].values():
+            star = "\\*" if cell["finding"] in {"gain", "loss"} else ""
+            cells.append(_interval(cell, "gain", signed=True) + star)
+        lines.append(_row([_cell(label), *cells]))
+    lines += [
+        "",
+        f"Change from {_cell(matrix['base'])}, more being better. \\* p ≤ {tests['alpha']:g}, "
+        f"correction over {matrix['settings']['num_tests']} cells: "
+        f"{matrix['settings']['correction']}.",
+    ]
+    return lines
+
+
+def _interval(number: Mapping[str, Any], name: str, signed: bool = False) -> str:
+    def one(value: float | None) -> str:
+        if value is None:
+            return "–"
+        return f"{'+' if signed and value > 0 else ''}{shown(value)}"
+
+    return f"{one(number[name])} [{one(number['ci_low'])}, {one(number['ci_high'])}]"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
