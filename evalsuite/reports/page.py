@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from evalsuite.report import sample_record
 from evalsuite.reports.plots import Dot, dot_plot, shown
@@ -48,14 +47,14 @@ def html_page(
         report=report,
         matrix=matrix,
         labels=list(dict.fromkeys(r for task in report["tasks"].values() for r in task["rows"])),
-        plots={name: Markup(_values_plot(name, task)) for name, task in report["tasks"].items()},
+        plots={name: _values_plot(name, task) for name, task in report["tasks"].items()},
         changes={} if matrix is None else _change_plots(matrix),
         colour=_colour,
         points=_points,
         published=beside_ours(report),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
-        samples=Markup(embedded(sample_data(results, max_samples))),
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
+        samples=embedded(sample_data(results, max_samples)),
         max_samples=max_samples,
     )
 
@@ -115,7 +114,7 @@ def _values_plot(name: str, task: Mapping[str, Any]) -> str:
     return dot_plot(f"{metric} on {name} with intervals", dots)
 
 
-def _change_plots(matrix: Mapping[str, Any]) -> dict[str, Markup]:
+def _change_plots(matrix: Mapping[str, Any]) -> dict[str, str]:
     """By task: every row's change from the base."""
     plots = {}
     for task in matrix["tasks"]:
@@ -123,7 +122,7 @@ def _change_plots(matrix: Mapping[str, Any]) -> dict[str, Markup]:
         for label, row in matrix["rows"].items():
             cell = row["cells"][task]
             dots.append(Dot(label, cell["gain"], cell["ci_low"], cell["ci_high"], cell["finding"]))
-        plots[task] = Markup(dot_plot(f"change from the base on {task}", dots, zero=True))
+        plots[task] = dot_plot(f"change from the base on {task}", dots, zero=True)
     return plots
 
 
