@@ -198,8 +198,9 @@ def _add_adapters(commands: _Commands, common: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--source",
         default="",
-        metavar="DIR",
-        help="directory on the server's machine (default: the newest version in its store)",
+        metavar="SOURCE",
+        help="directory on the server's machine, or hf://, s3://, gs://, https:// where the server "
+        "allows it (default: the latest version in its store)",
     )
     load.add_argument("--pin", action="store_true", help="keep it in memory")
     load.set_defaults(command=_commands.load_adapter)

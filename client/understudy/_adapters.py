@@ -57,7 +57,8 @@ class AdapterClient:
     ) -> LoadResult:
         """Loads an adapter; requests under way finish on the version they run.
 
-        `source` is a directory on the server's machine. Empty: the newest version in its store.
+        `source` is a directory on the server's machine, or a URL that the server is configured to
+        fetch: hf://, s3://, gs:// or https://. Empty: what `latest` means in its store.
         """
         request = _encode.build(adapter_pb.LoadAdapterRequest, name=name, source=source, pin=pin)
         answer = self._caller.call(self._stub.LoadAdapter, request, timeout)

@@ -192,8 +192,10 @@ class LoadAdapterRequest(_message.Message):
     PIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source: _builtins.str
-    """A directory on the server's machine, below a folder that its configuration allows.
-    Empty: the newest version of the name in the store.
+    """A directory on the server's machine, below a folder that its configuration allows; or
+    hf://ORG/REPO[@REVISION][/FOLDER], s3://, gs:// or https://, below a place that it allows, with
+    ?sha256=HEX of the tensor file where that is to be checked. What is fetched is published to the
+    server's store. Empty: what the alias `latest` means in the store.
     """
     pin: _builtins.bool
     """Keep it in memory."""
@@ -330,7 +332,7 @@ Global___PinAdapterResponse: _TypeAlias = PinAdapterResponse  # noqa: Y015
 
 @_typing.final
 class SetAliasRequest(_message.Message):
-    """Points an alias at a version."""
+    """Points an alias at a version. Moving `latest` moves what the bare name means."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
