@@ -16,9 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from server.adapters.ia3 import read_ia3
+from server.adapters.ln_tuning import read_ln_tuning
 from server.adapters.lora import read_lora
 from server.adapters.soft_prompt import read_soft_prompt
 from server.adapters.tensor_file import read_tensor_file
+from server.adapters.trainable_tokens import read_trainable_tokens
 from server.adapters.weights import AdapterWeights
 from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.types import BaseInfo
@@ -45,6 +47,8 @@ Reader = Callable[[Mapping[str, Any], Mapping[str, Tensor], BaseInfo], AdapterWe
 READERS: dict[str, Reader] = {
     "lora": read_lora,
     "ia3": read_ia3,
+    "ln_tuning": read_ln_tuning,
+    "trainable_tokens": read_trainable_tokens,
     "prompt_tuning": read_soft_prompt,
 }
 # Methods whose update PEFT can turn into a low-rank one.

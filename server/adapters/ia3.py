@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from server.adapters.beside import take_beside
 from server.adapters.peft_format import (
     CONFIG,
     PREFIX,
@@ -15,7 +16,6 @@ from server.adapters.peft_format import (
     check_task,
     check_tensor,
 )
-from server.adapters.saved_modules import check_saved_found, take_saved_linears, with_saved
 from server.adapters.weights import AdapterWeights, LinearChange
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -38,8 +38,7 @@ def read_ia3(
     check_keys(config, read=_READ, harmless=_HARMLESS, off={})
     check_task(config)
     left = dict(tensors)
-    replaced = take_saved_linears(config, left, base)
-    check_saved_found(config, replaced)
+    beside = take_beside(config, left, base)
     linears = {}
     for name, tensor in sorted(left.items()):
         if not name.startswith(PREFIX) or not name.endswith(_SUFFIX):
@@ -53,8 +52,8 @@ def read_ia3(
         linears[path] = _change(config, path, name, tensor, base)
     if not linears:
         raise AdapterRefusedError(f"{TENSORS}: holds no IA3 tensors")
-    check_targets(config, linears.keys(), base)
-    return AdapterWeights(with_saved(linears, replaced, {}))
+    check_targets(config, linears.keys(), base.linear_shapes)
+    return beside.weights(linears)
 
 
 def _change(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from server.adapters.beside import take_beside
 from server.adapters.peft_format import (
     CONFIG,
     PREFIX,
@@ -20,14 +21,9 @@ from server.adapters.peft_format import (
     check_tensor,
     whole_number,
 )
-from server.adapters.saved_modules import (
-    check_biases,
-    check_saved_found,
-    take_biases,
-    take_saved_linears,
-    with_saved,
-)
-from server.adapters.weights import AdapterWeights, LinearChange, LowRank
+from server.adapters.saved_modules import check_biases, take_biases
+from server.adapters.vocabulary import TrainedTokens, check_tied_updates, take_embedding_update
+from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
@@ -38,13 +34,14 @@ _MAGNITUDE = ".lora_magnitude_vector"
 _SUFFIXES = {suffix: suffix for suffix in (_A, _B, _B_BIAS, _MAGNITUDE)} | {
     f"{_MAGNITUDE}.weight": _MAGNITUDE
 }
+_TOKENS = "trainable_token_indices"
 _CONVERT = "convert it with peft.convert_to_lora"
 
 _READ = frozenset(
     {
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
         "layers_to_transform", "exclude_modules", "init_lora_weights", "task_type", "use_dora",
-        "bias", "lora_bias", "modules_to_save",
+        "bias", "lora_bias", "modules_to_save", _TOKENS, "ensure_weight_tying",
     }
 )  # fmt: skip
 # Training only, or read only together with a key that must be off. fan_in_fan_out concerns
@@ -56,7 +53,6 @@ _HARMLESS = frozenset(
     }
 )  # fmt: skip
 _OFF: dict[str, tuple[object, str]] = {
-    "trainable_token_indices": (None, "train without trainable tokens"),
     "target_parameters": (None, ""),
     "layer_replication": (None, ""),
     "alora_invocation_tokens": (None, ""),
@@ -70,7 +66,6 @@ _OFF: dict[str, tuple[object, str]] = {
     "loftq_config": ({}, ""),
     "corda_config": (None, ""),
     "lora_ga_config": (None, ""),
-    "ensure_weight_tying": (False, ""),
 }
 # Initialisations that leave the base's weights alone. The others (PiSSA, OLoRA, ...) change them,
 # so that the tensors only make sense on the changed base.
@@ -101,30 +96,51 @@ def read_lora(
         )
     _check_switches(config)
     left = dict(tensors)
-    replaced = take_saved_linears(config, left, base)
-    check_saved_found(config, replaced)
+    trained = TrainedTokens(_TOKENS, config.get(_TOKENS), ".token_adapter.trainable_tokens_delta")
+    beside = take_beside(config, left, base, trained)
     biases = take_biases(config, left, base)
+    embedding = take_embedding_update(config, left, base)
     found = _by_module(left, base)
-    check_targets(config, found.keys(), base)
+    if not found and embedding is None:
+        raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
+    targeted = found.keys() | ({embedding.path} if embedding is not None else set())
+    check_targets(config, targeted, _targets(base))
     check_biases(config, found.keys(), biases, base)
     ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
-    linears = {}
-    for path, module in found.items():
-        size = module[_A].shape[0]
+
+    def scaling(path: str, a: torch.Tensor) -> float:
+        size = len(a)
         wanted = _match(ranks, path, rank)
         if size != wanted:
             raise AdapterRefusedError(
                 f"{TENSORS}: {path!r} has rank {size}, {CONFIG} says {wanted:g}"
             )
         divisor = math.sqrt(size) if config.get("use_rslora") else size
-        scaling = _match(alphas, path, alpha) / divisor
-        linears[path] = _change(config, path, module, scaling, base)
-    return AdapterWeights(with_saved(linears, replaced, biases))
+        return _match(alphas, path, alpha) / divisor
+
+    linears = {
+        path: _change(config, path, module, scaling(path, module[_A]), base)
+        for path, module in found.items()
+    }
+    change = None
+    if embedding is not None:
+        update = LowRank(embedding.a, embedding.b, scaling(embedding.path, embedding.a))
+        check_fits(embedding.path, update.a, base.dtype)
+        check_fits(embedding.path, update.b, base.dtype, update.scaling)
+        change = EmbeddingChange(update, embedding.magnitude)
+    check_tied_updates(config, change, linears.get(base.head), base)
+    return beside.weights(linears, biases=biases, embedding=change)
+
+
+def _targets(base: BaseInfo) -> list[str]:
+    """The module paths that LoRA may target."""
+    embedding = [base.embedding.path] if base.embedding is not None else []
+    return [*base.linear_shapes, *embedding]
 
 
 def _check_switches(config: Mapping[str, Any]) -> None:
-    for key in ("use_dora", "lora_bias", "use_rslora"):
+    for key in ("use_dora", "lora_bias", "use_rslora", "ensure_weight_tying"):
         if not isinstance(config.get(key, False), bool | None):
             raise AdapterRefusedError(f"{CONFIG}: {key} {config[key]!r} is not true or false")
     if config.get("bias", "none") not in _BIASES:
@@ -182,8 +198,6 @@ def _by_module(
                 "adapter may target"
             )
         found.setdefault(path, {})[_SUFFIXES[suffix]] = tensor
-    if not found:
-        raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
     for path, module in found.items():
         for suffix in (_A, _B):
             if suffix not in module:

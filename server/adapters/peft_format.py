@@ -1,13 +1,12 @@
 """Checks that the readers of PEFT's methods share: every key and every tensor is accounted for."""
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 import torch
 
 from server.errors import AdapterRefusedError
-from server.types import BaseInfo
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -63,20 +62,20 @@ def check_task(config: Mapping[str, Any]) -> None:
         raise AdapterRefusedError(f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM is")
 
 
-def check_targets(config: Mapping[str, Any], found: Set[str], base: BaseInfo) -> None:
-    """Raises AdapterRefusedError unless every linear that the configuration targets by name is in
-    `found`, the paths that have tensors."""
+def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[str]) -> None:
+    """Raises AdapterRefusedError unless every module that the configuration targets by name is in
+    `found`, the paths that have tensors; `paths` are all that may be targeted."""
     targets = config.get("target_modules")
     narrowed = any(config.get(key) not in (None, []) for key in _NARROWING)
     if not isinstance(targets, list) or narrowed:
         return
     for target in targets:
-        paths = [p for p in base.linear_shapes if p == target or p.endswith(f".{target}")]
-        missing = next((path for path in paths if path not in found), None)
-        if missing or not paths:
+        named = [path for path in paths if path == target or path.endswith(f".{target}")]
+        missing = next((path for path in named if path not in found), None)
+        if missing or not named:
             raise AdapterRefusedError(
                 f"{CONFIG}: target module {str(target)[:80]!r}: "
-                + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such linear")
+                + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such module")
             )
 
 

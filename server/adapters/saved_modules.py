@@ -31,7 +31,7 @@ def take_saved_linears(
         name = PREFIX + path
         if name + _WEIGHT not in tensors:
             continue
-        if not _is_saved(config, path):
+        if not is_saved(config, path):
             raise AdapterRefusedError(
                 f"{TENSORS}: tensor {name + _WEIGHT!r}: {CONFIG} does not name its module in "
                 "modules_to_save"
@@ -93,7 +93,7 @@ def check_biases(
         )
 
 
-def check_saved_found(config: Mapping[str, Any], found: Mapping[str, object]) -> None:
+def check_saved_found(config: Mapping[str, Any], found: Set[str]) -> None:
     """Raises AdapterRefusedError if a name in `modules_to_save` has no module in `found`."""
     for name in saved_names(config):
         if not any(path.endswith(name) for path in found):
@@ -109,6 +109,11 @@ def saved_names(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise AdapterRefusedError(f"{CONFIG}: modules_to_save must be a list of names")
     return names
+
+
+def is_saved(config: Mapping[str, Any], path: str) -> bool:
+    """Whether `modules_to_save` names the module, as PEFT decides it."""
+    return any(path.endswith(name) for name in saved_names(config))
 
 
 def with_saved(
@@ -137,10 +142,6 @@ def _with_bias(change: LinearChange, bias: torch.Tensor) -> LinearChange:
     return LinearChange(
         low_rank=change.low_rank, magnitude=change.magnitude, shift=change.shift, bias=bias
     )
-
-
-def _is_saved(config: Mapping[str, Any], path: str) -> bool:
-    return any(path.endswith(name) for name in saved_names(config))
 
 
 def _bias(bias: torch.Tensor, path: str, base: BaseInfo) -> torch.Tensor:

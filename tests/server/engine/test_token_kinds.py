@@ -1,0 +1,165 @@
+"""Methods that change norms, input embeddings and the output head, mixed in one batch."""
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import transformers
+
+from tests.server.engine.conftest import Tiny
+from tests.server.engine.kinds import check_against_peft, load_kernels
+from tests.tiny import make_adapter, make_model
+
+# PEFT warns of what is being tested here: saved and tied embeddings.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+_TASK = {"task_type": "CAUSAL_LM"}
+_SMALL: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
+_BASES: dict[str, transformers.PretrainedConfig] = {
+    "llama": transformers.LlamaConfig(**_SMALL),
+    "llama_tied": transformers.LlamaConfig(**_SMALL, tie_word_embeddings=True),
+    # Norms of q and k, by head.
+    "qwen3": transformers.Qwen3Config(**_SMALL, head_dim=16, tie_word_embeddings=True),
+    # Norms that add one to their weight, embeddings with a factor, always tied.
+    "gemma3": transformers.Gemma3TextConfig(
+        **_SMALL, head_dim=16, sliding_window=7, query_pre_attn_scalar=16
+    ),
+    # Logits that pass through a tanh.
+    "gemma2": transformers.Gemma2Config(
+        **_SMALL, head_dim=16, query_pre_attn_scalar=16, final_logit_softcapping=5.0
+    ),
+    "gpt2": transformers.GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, n_positions=512, vocab_size=320,
+        bos_token_id=None, eos_token_id=0, initializer_range=0.2,
+    ),
+}  # fmt: skip
+
+
+def _lora(**options: Any) -> peft.LoraConfig:
+    options.setdefault("target_modules", ["q_proj"])
+    return peft.LoraConfig(r=3, lora_alpha=5, **options, **_TASK)
+
+
+_CONFIGS: dict[str, peft.PeftConfig] = {
+    "lora": _lora(target_modules=["q_proj", "down_proj"]),
+    "prompt": peft.PromptTuningConfig(num_virtual_tokens=3, **_TASK),
+    "ln_tuning": peft.LNTuningConfig(target_modules=["input_layernorm", "norm"], **_TASK),
+    "ln_saved": peft.LNTuningConfig(
+        target_modules=["post_attention_layernorm"], modules_to_save=["lm_head"], **_TASK
+    ),
+    "saved_norms": _lora(modules_to_save=["norm"]),
+    "saved_both": _lora(modules_to_save=["embed_tokens", "lm_head"]),
+    "saved_embedding": _lora(modules_to_save=["embed_tokens"]),
+    "saved_head": _lora(modules_to_save=["lm_head"]),
+    "saved_tied": _lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    "lora_embedding": _lora(target_modules=["embed_tokens", "q_proj"]),
+    "lora_head": _lora(target_modules=["lm_head", "v_proj"], use_rslora=True),
+    "lora_both": _lora(target_modules=["embed_tokens", "lm_head"], rank_pattern={"lm_head": 7}),
+    "lora_tied": _lora(target_modules=["embed_tokens"], ensure_weight_tying=True),
+    "dora_both": _lora(target_modules=["embed_tokens", "lm_head"], use_dora=True),
+    "lora_saved": _lora(target_modules=["embed_tokens"], modules_to_save=["lm_head"]),
+    "tokens": _lora(trainable_token_indices=[200, 5, 17]),
+    "tokens_both": _lora(trainable_token_indices={"embed_tokens": [3, 9], "lm_head": [3, 9]}),
+    "tokens_apart": _lora(trainable_token_indices={"embed_tokens": [8, 9], "lm_head": [250]}),
+    "tokens_head": _lora(trainable_token_indices={"lm_head": [1, 300]}),
+    "tokens_lora_head": _lora(
+        target_modules=["lm_head"], trainable_token_indices={"embed_tokens": [9, 4]}
+    ),
+    "trainable_tokens": peft.TrainableTokensConfig(token_indices=list(range(40, 90)), **_TASK),
+    "trainable_tokens_head": peft.TrainableTokensConfig(
+        token_indices=[250, 31, 7], target_modules=["lm_head"], **_TASK
+    ),
+    "ia3_head": peft.IA3Config(
+        target_modules=["lm_head", "v_proj"], feedforward_modules=["lm_head"], **_TASK
+    ),
+}
+# What is particular to these architectures.
+_OWN: dict[str, dict[str, peft.PeftConfig]] = {
+    "qwen3": {
+        "qk_norms": peft.LNTuningConfig(target_modules=["q_norm", "k_norm"], **_TASK),
+        "q_norm": _lora(modules_to_save=["0.self_attn.q_norm"]),
+    },
+    "gemma3": {
+        "norms": peft.LNTuningConfig(
+            target_modules=["q_norm", "k_norm", "pre_feedforward_layernorm", "norm"], **_TASK
+        ),
+    },
+}
+_GPT2: dict[str, peft.PeftConfig] = {
+    "lora": _lora(target_modules=["c_attn"], fan_in_fan_out=True),
+    "ln_tuning": peft.LNTuningConfig(target_modules=["ln_1", "ln_2", "ln_f"], **_TASK),
+    "saved_norms": _lora(target_modules=["c_attn"], modules_to_save=["ln_f"]),
+    "saved_embedding": _lora(target_modules=["c_attn"], modules_to_save=["wte"]),
+    "lora_embedding": _lora(target_modules=["wte"]),
+    "lora_head": _lora(target_modules=["lm_head"]),
+    "all_biases": _lora(target_modules=["c_attn"], bias="all"),
+    "tokens": _lora(target_modules=["c_attn"], trainable_token_indices=[200, 5, 17]),
+    "trainable_tokens": peft.TrainableTokensConfig(token_indices=[6, 80, 13], **_TASK),
+}
+_SOME = ("lora", "prompt", "ln_tuning", "saved_tied", "lora_tied", "dora_both", "tokens")
+
+
+def _make(root: Path, name: str) -> Tiny:
+    base = make_model(root / "base", _BASES[name])
+    configs = _GPT2 if name == "gpt2" else _CONFIGS | _OWN.get(name, {})
+    return Tiny(base, _adapters(root, base, configs))
+
+
+def _adapters(root: Path, base: Path, configs: dict[str, peft.PeftConfig]) -> dict[str, Path]:
+    return {
+        name: make_adapter(base, root / name, config, name=name.replace("_", "-"), seed=seed)
+        for seed, (name, config) in enumerate(configs.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tiny]:
+    """Bases with their adapters, as they are asked for."""
+    root = tmp_path_factory.mktemp("tokens")
+
+    class Made(dict[str, Tiny]):
+        def __missing__(self, name: str) -> Tiny:
+            self[name] = _make(root / name, name)
+            return self[name]
+
+    return Made()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+@pytest.mark.parametrize(
+    ("kernels", "step_tokens"), [("deterministic", 13), ("native", 512), ("torch", 512)]
+)
+def test_every_kind(made: dict[str, Tiny], name: str, kernels: str, step_tokens: int) -> None:
+    tiny = made[name]
+    base = load_kernels(tiny.base, "none", kernels)
+    check_against_peft(base, tiny.base, tiny.adapters, step_tokens=step_tokens, prompts_each=1)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("kernels", ["deterministic", "native"])
+def test_a_quantized_base(made: dict[str, Tiny], quantization: str, kernels: str) -> None:
+    tiny = made["llama_tied"]
+    adapters = {name: tiny.adapters[name] for name in _SOME}
+    check_against_peft(load_kernels(tiny.base, quantization, kernels), tiny.base, adapters)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "gemma2", "gpt2"])
+@pytest.mark.parametrize("kernels", ["deterministic", "native"])
+def test_architectures(made: dict[str, Tiny], name: str, kernels: str) -> None:
+    tiny = made[name]
+    wanted = {*_SOME, *_OWN.get(name, {})} if name != "gpt2" else _GPT2.keys()
+    adapters = {key: path for key, path in tiny.adapters.items() if key in wanted}
+    base = load_kernels(tiny.base, "none", kernels)
+    check_against_peft(base, tiny.base, adapters, step_tokens=17, prompts_each=1)
