@@ -159,6 +159,8 @@ class BaseInfo:
     """Those of them that have a bias."""
     transposed_linears: frozenset[str] = frozenset()
     """Those whose checkpoints hold their weight as [in, out] (transformers' `Conv1D`)."""
+    cache_shape: tuple[int, int, int] = (0, 0, 0)
+    """(layers, heads of keys and values, head size): what a position's states are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,8 @@ class StepRecord:
     num_used_blocks: int
     num_total_blocks: int
     num_prefix_queries: int
-    """Positions, virtual tokens included, that sequences brought which joined the batch."""
+    """Positions that sequences brought which joined the batch, virtual tokens included whose states
+    are computed."""
     num_prefix_hits: int
     """Positions that were found in the prefix cache and need no computing."""
 

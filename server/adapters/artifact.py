@@ -18,7 +18,8 @@ from torch import Tensor
 from server.adapters.ia3 import read_ia3
 from server.adapters.ln_tuning import read_ln_tuning
 from server.adapters.lora import read_lora
-from server.adapters.soft_prompt import read_soft_prompt
+from server.adapters.prefix import read_prefix
+from server.adapters.soft_prompt import read_multitask_prompt, read_p_tuning, read_soft_prompt
 from server.adapters.tensor_file import read_tensor_file
 from server.adapters.trainable_tokens import read_trainable_tokens
 from server.adapters.weights import AdapterWeights
@@ -50,6 +51,9 @@ READERS: dict[str, Reader] = {
     "ln_tuning": read_ln_tuning,
     "trainable_tokens": read_trainable_tokens,
     "prompt_tuning": read_soft_prompt,
+    "p_tuning": read_p_tuning,
+    "multitask_prompt_tuning": read_multitask_prompt,
+    "prefix_tuning": read_prefix,
 }
 # Methods whose update PEFT can turn into a low-rank one.
 CONVERTIBLE = frozenset(

@@ -90,6 +90,16 @@ class EmbeddingChange:
     """Stand in for rows of W; not beside `low_rank`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A head over the final hidden state of a prompt's last token."""
+
+    weight: torch.Tensor
+    """[labels, hidden]."""
+    labels: tuple[str, ...]
+    """Names of the rows."""
+
+
 @dataclass(frozen=True)
 class AdapterWeights:
     """An adapter, read and checked against the base."""
@@ -101,6 +111,11 @@ class AdapterWeights:
     embedding: EmbeddingChange | None = None
     prompt: torch.Tensor | None = None
     """Embeddings [n, hidden] of virtual tokens, which enter in front of the prompt's."""
+    prefix: torch.Tensor | None = None
+    """Keys and values [layers, n, 2, K, D] of virtual tokens, as attention reads them: the keys
+    are turned by no RoPE. Not beside `prompt`."""
+    classifier: Classifier | None = None
+    """The adapter classifies, and generates nothing."""
 
     @cached_property
     def rank(self) -> int:
@@ -113,7 +128,12 @@ class AdapterWeights:
     @property
     def num_virtual_tokens(self) -> int:
         """Positions of the context that the adapter itself takes."""
-        return 0 if self.prompt is None else len(self.prompt)
+        return self.num_given if self.prompt is None else len(self.prompt)
+
+    @property
+    def num_given(self) -> int:
+        """Those of them whose keys and values it brings, so that they are never computed."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
 
     @cached_property
     def size_bytes(self) -> int:

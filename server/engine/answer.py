@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from server.adapters.weights import AdapterWeights
 from server.engine.sequence import Sequence
 from server.types import Finished, Request, Scored, Usage
 
@@ -32,6 +33,15 @@ class Progress:
             total_s=now - request.arrival_s,
             max_batch_size=self.max_batch_size,
         )
+
+
+def virtual_tokens(request: Request) -> tuple[int, int]:
+    """How many positions of the context the adapter takes, and of how many it brings the states."""
+    if request.lease is None:
+        return 0, 0
+    weights = request.lease.weights
+    num_given = weights.num_given if isinstance(weights, AdapterWeights) else 0
+    return request.lease.num_virtual_tokens, num_given
 
 
 class Answer(Protocol):

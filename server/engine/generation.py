@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from server.engine.answer import Progress
+from server.engine.answer import Progress, virtual_tokens
 from server.engine.logits_processors import (
     Draw,
     TokenIdArray,
@@ -147,12 +147,12 @@ class Generation:
     ) -> None:
         self.request = request
         self.progress = progress
-        self._num_virtual = request.lease.num_virtual_tokens if request.lease else 0
+        self._num_virtual, self._num_given = virtual_tokens(request)
         num_positions = self._num_virtual + len(request.prompt_token_ids)
         prompt = self._sequence(0, list(request.prompt_token_ids))
         if request.num_prompt_logprobs is not None:
-            # The last virtual token's logits are those of the first text token.
-            prompt.logits_from = max(0, self._num_virtual - 1)
+            # The last virtual token's logits are those of the first text token, where it has any.
+            prompt.logits_from = max(self._num_given, self._num_virtual - 1)
         self.sequences = [prompt]
         prompt_tokens = distinct_tokens(request.sampling, request.prompt_token_ids)
         self._samples = [
@@ -217,6 +217,7 @@ class Generation:
             order=(-self.request.priority, self.progress.number, index),
             token_ids=token_ids,
             num_virtual=self._num_virtual,
+            num_given=self._num_given,
             logits_from=self._num_virtual + len(token_ids) - 1,
             index=index,
         )

@@ -138,7 +138,7 @@ class BlockPool:
 class KVCache:
     """The cache tensors: per layer [1 + num_blocks, block_size, 2, K, D].
 
-    Resets and copies are queued and run by `flush`, before the step that needs them.
+    Resets, copies and writes are queued and run by `flush`, before the step that needs them.
     """
 
     def __init__(
@@ -158,6 +158,8 @@ class KVCache:
         self._resets: set[int] = set()
         # Target -> source and how many of its positions.
         self._copies: dict[int, tuple[int, int]] = {}
+        # Target -> its first states [layers, n, 2, K, D].
+        self._writes: dict[int, torch.Tensor] = {}
 
     def reset(self, blocks: Iterable[int]) -> None:
         """Zeroes blocks at the next `flush`: a NaN left by the last owner would reach the next
@@ -165,6 +167,7 @@ class KVCache:
         for block in blocks:
             self._resets.add(block)
             self._copies.pop(block, None)
+            self._writes.pop(block, None)
 
     def copy(self, source: int, targets: Iterable[int], count: int | None = None) -> None:
         """Copies a block's first `count` positions (default: all) to others at the next `flush`,
@@ -174,9 +177,17 @@ class KVCache:
         owner: a flush reads all sources first.
         """
         assert source not in self._resets, "a copy of what is not there yet"
+        targets = list(targets)
+        self.reset(targets)
         for target in targets:
-            self._resets.add(target)
             self._copies[target] = source, self.block_size if count is None else count
+
+    def write(self, blocks: Iterable[int], states: torch.Tensor) -> None:
+        """Fills blocks with `states` [layers, n, 2, K, D], one after the other, at the next
+        `flush`, which zeroes what is behind them."""
+        blocks = list(blocks)
+        self.reset(blocks)
+        self._writes.update(zip(blocks, states.split(self.block_size, dim=1), strict=True))
 
     def flush(self) -> None:
         """Runs what was queued."""
@@ -190,12 +201,25 @@ class KVCache:
             for i in range(count)
         ]
         sources, targets = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).t()
-        for layer in self.layers:
+        written = torch.tensor(
+            [
+                block * self.block_size + i
+                for block, states in self._writes.items()
+                for i in range(states.shape[1])
+            ],
+            dtype=torch.int64,
+            device=device,
+        )
+        for index, layer in enumerate(self.layers):
             # [(1 + num_blocks) * block_size, 2, K, D]
             positions = layer.view(-1, *layer.shape[2:])
             states = positions[sources] if pairs else None
             layer.index_fill_(0, resets, 0.0)
             if states is not None:
                 positions.index_copy_(0, targets, states)
+            if self._writes:
+                given = torch.cat([states[index] for states in self._writes.values()])
+                positions.index_copy_(0, written, given)
         self._resets.clear()
         self._copies.clear()
+        self._writes.clear()

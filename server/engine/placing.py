@@ -25,7 +25,8 @@ Key = tuple[str, str]
 @dataclass(eq=False)
 class PlacedAdapter:
     """An adapter in a slot: `groups` hold its low-rank updates, `changes` what else it changes,
-    `embeddings` [n, hidden] its virtual tokens.
+    `embeddings` [n, hidden] its virtual tokens, `prefix` [layers, n, 2, K, D] their states where
+    it brings those, `head` [labels, hidden] its classifier in float32.
 
     `serial` is from 1, another for each placing, once it is in a slot.
     """
@@ -40,6 +41,8 @@ class PlacedAdapter:
     """Largest LoRA rank."""
     serial: int = 0
     num_users: int = 0
+    prefix: torch.Tensor | None = None
+    head: torch.Tensor | None = None
 
     def changes_group(self, index: int) -> bool:
         """Whether it changes linears of the group."""
@@ -86,7 +89,7 @@ class Placer:
                 if own:
                     detours[group.index] = own
         changes = Changes(affine, detours, self._norm_changes(weights), self._table(weights))
-        prompt = weights.prompt
+        prompt, prefix, classifier = weights.prompt, weights.prefix, weights.classifier
         return PlacedAdapter(
             key,
             lora,
@@ -94,6 +97,8 @@ class Placer:
             None if prompt is None else self._to_device(prompt),
             describe(lora, len(self._groups)),
             weights.rank,
+            prefix=None if prefix is None else self._to_device(prefix),
+            head=None if classifier is None else classifier.weight.to(self._device).float(),
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ class PrefixCache:
 
     Full blocks are shared. A partly filled one, which its sequence goes on to write, is copied: the
     last block of virtual tokens, or the block in which the positions begin that must be computed.
+    States that an adapter brings are written where no block holds them yet.
     """
 
     def __init__(
@@ -37,6 +38,13 @@ class PrefixCache:
         self._enabled = enabled
         self._num_queries = 0
         self._num_hits = 0
+
+    def begin(self, sequence: Sequence) -> None:
+        """Gives a sequence that joins the batch what need not be computed: what its adapter brings,
+        and what was computed before. Its blocks must fit."""
+        self.reuse(sequence)
+        if sequence.num_computed < sequence.num_given:
+            self._write_given(sequence)
 
     def find(self, sequence: Sequence) -> list[int]:
         """The full blocks that `reuse` would share: those of the next positions."""
@@ -57,7 +65,7 @@ class PrefixCache:
             return
         start = sequence.num_computed
         if start == 0:
-            self._num_queries += sequence.num_positions
+            self._num_queries += sequence.num_positions - sequence.num_given
         found = self.find(sequence)
         if found:
             first = start // self._block_size
@@ -67,7 +75,7 @@ class PrefixCache:
             sequence.num_computed = (first + len(found)) * self._block_size
         if sequence.num_computed % self._block_size == 0:
             self._copy_partial(sequence)
-        self._num_hits += sequence.num_computed - start
+        self._num_hits += max(0, sequence.num_computed - max(start, sequence.num_given))
         # What was computed before a preemption did not come from others.
         start = max(start, sequence.num_lost, sequence.num_virtual)
         progress = sequence.answer.progress
@@ -114,6 +122,24 @@ class PrefixCache:
             sequence.blocks += blocks
             sequence.num_computed += count
         self._pool.free([source])
+
+    def _write_given(self, sequence: Sequence) -> None:
+        """Writes the states that the adapter brings from the first block that was not found.
+
+        Its full blocks can be found at once: they are written before any step reads them.
+        """
+        assert sequence.placed is not None
+        assert sequence.placed.prefix is not None
+        size, end = self._block_size, sequence.num_given
+        first = sequence.num_computed // size
+        blocks = self._pool.allocate(-(-end // size) - first)
+        self._cache.write(blocks, sequence.placed.prefix[:, first * size :])
+        sequence.blocks += blocks
+        sequence.num_computed = end
+        if self._enabled:
+            for index in range(first, end // size):
+                key = self._key(sequence, index + 1)
+                self._pool.add_key(sequence.blocks[index], key, _owner(sequence))
 
     def _keep_virtual(self, sequence: Sequence) -> None:
         """Keeps a copy of the last virtual tokens' block without the text behind them."""

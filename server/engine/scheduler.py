@@ -123,7 +123,7 @@ class Scheduler:
                 break
             sequence = candidate
             self._adapters.acquire(sequence)
-            self._prefixes.reuse(sequence)
+            self._prefixes.begin(sequence)
             reason = self._refuse(sequence)
             if reason is not None:
                 self._on_failed(sequence, reason)
@@ -148,6 +148,7 @@ class Scheduler:
         for sequence in everyone:
             capacity = len(sequence.blocks) * self._config.block_size
             assert sequence.num_computed <= min(capacity, sequence.num_positions)
+            assert sequence.placed is None or sequence.num_computed >= sequence.num_given
             own = sequence.blocks[sequence.num_computed // self._config.block_size :]
             assert not any(map(self._pool.is_shared, own)), "a sequence writes to shared blocks"
 

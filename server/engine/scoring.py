@@ -2,7 +2,7 @@
 
 import torch
 
-from server.engine.answer import Progress
+from server.engine.answer import Progress, virtual_tokens
 from server.engine.logprobs import target_logprobs
 from server.engine.sequence import Sequence
 from server.types import ContinuationScore, Request, Scored, TokenLogprob
@@ -24,8 +24,8 @@ class Scoring:
         self._tokens: list[list[TokenLogprob]] = [[] for _ in request.continuations]
         self._is_greedy = [True] * len(request.continuations)
         self._open = {i for i, tokens in enumerate(request.continuations) if tokens}
-        self._num_virtual = request.lease.num_virtual_tokens if request.lease else 0
-        num_shared = self._num_virtual + len(request.prompt_token_ids) - 1
+        self._num_virtual, self._num_given = virtual_tokens(request)
+        num_shared = self._num_virtual - self._num_given + len(request.prompt_token_ids) - 1
         if len(self._open) > 1 and num_shared > 0:
             context = request.prompt_token_ids[:-1]
             self.sequences = [self._sequence(0, list(context), _NEVER)]
@@ -84,6 +84,7 @@ class Scoring:
             order=(-self.request.priority, self.progress.number, index),
             token_ids=token_ids,
             num_virtual=self._num_virtual,
+            num_given=self._num_given,
             logits_from=logits_from,
             index=index,
         )

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Positions 0 .. num_positions - 1: virtual tokens first, then `token_ids`."""
+    """Positions 0 .. num_positions - 1: virtual tokens first, then `token_ids`.
+
+    The states of the first `num_given` positions come with the adapter and are never computed.
+    """
 
     answer: "Answer"
     """The request's answer, which takes the logits."""
@@ -26,6 +29,7 @@ class Sequence:
     num_virtual: int
     logits_from: int
     """Rows from this position on need logits."""
+    num_given: int = 0
     index: int = 0
     """Which continuation of a score; 0 otherwise."""
     num_computed: int = 0
@@ -53,7 +57,8 @@ class Sequence:
     @property
     def num_remaining(self) -> int:
         """Positions known but not computed: 1 while decoding."""
-        return self.num_virtual + len(self.token_ids) - self.num_computed
+        known = max(self.num_computed, self.num_given)
+        return self.num_virtual + len(self.token_ids) - known
 
 
 @dataclass(frozen=True, slots=True)

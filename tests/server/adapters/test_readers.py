@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from server.adapters.artifact import READERS, ArtifactLimits, load_artifact
 from server.adapters.ia3 import read_ia3
 from server.adapters.lora import read_lora
-from server.adapters.soft_prompt import read_soft_prompt
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
@@ -342,46 +340,3 @@ def test_missing_tensors() -> None:
     del tensors[_Q0.replace("lora_A", "lora_B")]
     assert "missing tensor" in _refusal(_config(), tensors)
     assert "holds no LoRA tensors" in _refusal(_config(), {})
-
-
-def _prompt_config(**changes: Any) -> dict[str, Any]:
-    return (
-        peft.PromptTuningConfig(
-            num_virtual_tokens=3,
-            token_dim=6,
-            num_transformer_submodules=1,
-            num_attention_heads=2,
-            num_layers=2,
-            task_type="CAUSAL_LM",
-        ).to_dict()
-        | changes
-    )
-
-
-def test_soft_prompt() -> None:
-    embeddings = torch.randn(3, 6)
-    prompt = read_soft_prompt(_prompt_config(), {"prompt_embeddings": embeddings}, _BASE)
-    assert (prompt.num_virtual_tokens, prompt.size_bytes) == (3, 72)
-    assert torch.equal(prompt.prompt, embeddings)
-
-
-@pytest.mark.parametrize(
-    ("changes", "tensors", "message"),
-    [
-        ({}, {"prompt_embeddings": torch.zeros(4, 6)}, "shape [4, 6], the base needs [3, 6]"),
-        ({}, {"prompt_embeddings": torch.zeros(3, 8)}, "shape [3, 8]"),
-        ({}, {"prompt_embeddings": torch.full((3, 6), math.nan)}, "NaN"),
-        ({}, {}, "missing tensor 'prompt_embeddings'"),
-        ({}, {"prompt_embeddings": torch.zeros(3, 6), "x": torch.zeros(1)}, "unknown tensor 'x'"),
-        ({"num_virtual_tokens": 0}, {}, "num_virtual_tokens 0"),
-        ({"num_virtual_tokens": 64}, {}, "leaves no room in the context of 64"),
-        ({"num_transformer_submodules": 2}, {}, "num_transformer_submodules 2"),
-        ({"token_dim": 8}, {}, "token_dim 8, the base has 6"),
-        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
-        ({"encoder_hidden_size": 6}, {}, "'encoder_hidden_size' is unknown"),
-        ({"task_type": "SEQ_2_SEQ_LM"}, {}, "task_type"),
-    ],
-    ids=lambda value: re.sub(r"\W+", "_", value) if isinstance(value, str) else "",
-)
-def test_soft_prompt_refusals(changes: Any, tensors: Any, message: str) -> None:
-    assert message in _refusal(_prompt_config(**changes), tensors, read_soft_prompt)

@@ -60,6 +60,10 @@ ADAPTERS: dict[str, peft.PeftConfig] = {
         task_type="CAUSAL_LM",
     ),
     "prompt": peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
+    "encoded": peft.PromptEncoderConfig(
+        num_virtual_tokens=3, encoder_hidden_size=16, task_type="CAUSAL_LM"
+    ),
+    "prefix": peft.PrefixTuningConfig(num_virtual_tokens=21, task_type="CAUSAL_LM"),
 }
 
 

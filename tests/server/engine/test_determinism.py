@@ -35,7 +35,7 @@ def test_the_same_bits_in_any_mixture(tiny: Tiny, quantization: str) -> None:
         (tuple(generator.choices(range(1, 320), k=length)), adapters[i % len(adapters)])
         for i, length in enumerate(_LENGTHS * 2)
     ]
-    options = {"max_tokens": 6, "num_logprobs": 0}
+    options = {"max_tokens": 12, "num_logprobs": 0}
     alone = []
     for prompt, adapter in jobs:
         driver = Driver(base, deterministic=True)
@@ -44,7 +44,7 @@ def test_the_same_bits_in_any_mixture(tiny: Tiny, quantization: str) -> None:
     for config in (
         {"max_batch_size": 32},
         {"max_step_tokens": 45, "block_size": 8},
-        {"block_size": 8, "num_blocks": 66, "max_batch_size": 6},
+        {"block_size": 4, "num_blocks": 139},
     ):
         driver = Driver(base, deterministic=True, **config)
         mixed = []

@@ -198,3 +198,23 @@ def test_the_last_word_counts() -> None:
     cache.reset([3])
     cache.flush()
     assert _content(cache) == [[1, 1], [2, 2], [3, 3], [0, 0], [3, 3]]
+
+
+def test_write() -> None:
+    cache = _cache()
+    # Two layers, three positions.
+    states = torch.arange(7.0, 10.0).view(1, 3, 1, 1, 1).expand(2, 3, 2, 1, 3)
+    cache.copy(1, [4])
+    cache.write([2, 4], states)
+    cache.copy(1, [3])
+    cache.write([3], states[:, :1])
+    cache.write([1], states[:, 2:])
+    cache.reset([1])
+    cache.flush()
+    assert _content(cache) == [[1, 1], [0, 0], [7, 8], [7, 0], [9, 0]]
+    cache.flush()
+    assert _content(cache) == [[1, 1], [0, 0], [7, 8], [7, 0], [9, 0]]
+    cache.write([4], states[:, :2])
+    cache.copy(2, [4])
+    cache.flush()
+    assert _content(cache)[4] == [7, 8]

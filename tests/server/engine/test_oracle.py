@@ -50,7 +50,7 @@ def test_mixed_batch_equals_solo(
     driver = Driver(
         base, max_batch_size=16, max_step_tokens=step_tokens, deterministic=deterministic
     )
-    names: list[str | None] = [None, "narrow", "wide", "prompt", "late"]
+    names: list[str | None] = [None, *tiny.adapters]
     prompts = _prompts(base.info.vocab_size, 2 * len(names), seed=1)
     held = {
         name: HeldAdapter(name, read_adapter(path, base.info))

@@ -57,7 +57,7 @@ def test_the_longest_prefix_is_found(
     assert sum(record.num_prefix_hits for record in records) == expected
 
 
-@pytest.mark.parametrize("name", [None, "wide", "prompt"])
+@pytest.mark.parametrize("name", [None, "wide", "prompt", "prefix"])
 def test_a_hit_changes_no_bit(
     name: str | None, loaded: LoadedBase, held: dict[str, HeldAdapter]
 ) -> None:

@@ -27,7 +27,7 @@ def _expected(model: torch.nn.Module, num_virtual: int) -> torch.Tensor:
     return logits[max(0, num_virtual - 1) : -1].log_softmax(-1)
 
 
-@pytest.mark.parametrize("name", [None, "wide", "prompt"])
+@pytest.mark.parametrize("name", [None, "wide", "prompt", "prefix"])
 @pytest.mark.parametrize("step_tokens", [512, 7])
 def test_equal_to_a_full_pass(
     name: str | None,
@@ -60,7 +60,7 @@ def test_equal_to_a_full_pass(
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("name", [None, "prompt"])
+@pytest.mark.parametrize("name", [None, "prompt", "prefix"])
 def test_once_each_through_preemption(
     name: str | None, num_samples: int, loaded: LoadedBase, held: dict[str, HeldAdapter]
 ) -> None:
@@ -78,7 +78,7 @@ def test_once_each_through_preemption(
         found.append((_prompt(inbox), inbox.answer.samples, _prompt(later)))
     assert driver.metrics.num_preempted
     assert found[0] == found[1]
-    assert len(found[0][0]) == len(_PROMPT) - (name is None)
+    assert len(found[0][0]) == len(_PROMPT) - (name != "prompt")
     # What follows changes nothing.
     assert found[0][2] == found[0][0][: len(found[0][2])]
 

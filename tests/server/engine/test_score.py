@@ -26,7 +26,7 @@ def _expected(
     return logprobs.tolist(), bool((rows.argmax(-1) == targets).all())
 
 
-@pytest.mark.parametrize("name", [None, "wide", "prompt"])
+@pytest.mark.parametrize("name", [None, "wide", "prompt", "prefix"])
 @pytest.mark.parametrize("step_tokens", [512, 7])
 def test_scores_equal_a_full_pass(
     name: str | None,

@@ -80,6 +80,8 @@ def _other(weights: AdapterWeights) -> AdapterWeights:
     """The same kind of adapter with other numbers."""
     if weights.prompt is not None:
         return AdapterWeights(prompt=weights.prompt.flip(0))
+    if weights.prefix is not None:
+        return AdapterWeights(prefix=weights.prefix.flip(1))
     return AdapterWeights({path: _other_change(c) for path, c in weights.linears.items()})
 
 
