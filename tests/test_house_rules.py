@@ -16,7 +16,10 @@ MAX_LINES = 500
 # Import names of distributions that exist only as a part of another, at a version it pins.
 PART_OF = {"pydantic_core": "pydantic"}
 # Files that run in an environment of their own, and what only that one has.
-ELSEWHERE = {"tests/bench/vllm_worker.py": {"vllm"}}
+ELSEWHERE = {
+    "tests/bench/vllm_worker.py": {"vllm"},
+    "tests/evalsuite/oracles/label_values.py": {"sklearn"},
+}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|work|home/\w+|Users/\w+)/|\.\./shared")
 
 

@@ -5,6 +5,8 @@ included. An answer without a number counts as `options.unparsable` (T5 takes -1
 says how many there were. What is undefined (a constant) is 0. Scale -1..1.
 """
 
+import math
+
 import numpy as np
 
 from evalsuite.errors import InputError
@@ -70,13 +72,14 @@ def pearson_of(sums: Floats) -> Floats:
 def spearman(name: str, context: Context) -> Metric:
     """Spearman's correlation. Statistics: counts of pairs of levels, reference by answer.
 
-    Answers are held at the nearest level: multiples of options.number_step within the references'
-    range, or the references' own values without a step; and one level for answers without number.
+    Answers are held at the nearest level: multiples of options.number_step within the whole numbers
+    around the references, or the references' own values without a step; and one level for answers without number.
     """
     options = context.options
     golds = sorted({_gold(name, sample) for sample in context.samples})
     if options.number_step:
-        first, last = (round(bound / options.number_step) for bound in (golds[0], golds[-1]))
+        bounds = math.floor(golds[0]), math.ceil(golds[-1])
+        first, last = (round(bound / options.number_step) for bound in bounds)
         levels = np.arange(first, last + 1) * options.number_step
     else:
         levels = np.array(golds)

@@ -39,4 +39,6 @@ def mean_values(metric: Metric, statistics: Floats) -> Floats | None:
 
 def is_binary(values: Floats | None, maximum: float) -> bool:
     """Whether every value is right (the maximum) or wrong (0): a proportion."""
-    return values is not None and bool(np.all((values == 0.0) | (values == maximum)))
+    if values is None or maximum <= 0:
+        return False
+    return bool(np.all((values == 0.0) | (values == maximum)))
