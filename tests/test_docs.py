@@ -17,7 +17,14 @@ import pytest
 from server.rpc.server import UNIMPLEMENTED_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "deploy/README.md", "docs/training.md", "docs/store.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "deploy/README.md",
+    "docs/training.md",
+    "docs/store.md",
+    "docs/evaluation.md",
+]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 PROGRAMS = {"server", "trainer", "evalsuite", "demo", "understudy"}

@@ -73,7 +73,8 @@ def spearman(name: str, context: Context) -> Metric:
     """Spearman's correlation. Statistics: counts of pairs of levels, reference by answer.
 
     Answers are held at the nearest level: multiples of options.number_step within the whole numbers
-    around the references, or the references' own values without a step; and one level for answers without number.
+    around the references, or the references' own values without a step; and one level for answers
+    without number.
     """
     options = context.options
     golds = sorted({_gold(name, sample) for sample in context.samples})

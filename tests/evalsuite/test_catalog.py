@@ -1,12 +1,14 @@
 """`tasks`, `show` and `fingerprints`, and one clear line with exit code 2 for bad data."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evalsuite.__main__ import main
+from evalsuite.metrics import METRICS
 from evalsuite.registry import built_in_tasks
 from understudy.fingerprint import FingerprintIndex, read
 
@@ -91,6 +93,28 @@ def test_fingerprints(gsm8k: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     index = FingerprintIndex(read(out))
     assert [o.task for o in index.overlaps(QUESTION["question"])] == ["gsm8k@1"]
     assert "boxes" not in out.read_text()
+
+
+def test_the_documentation_names_every_task_and_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in built_in_tasks() if f"`{name}`" not in page] == []
+    words = set(re.findall(r"\w+", page)) | {"bleu2", "bleu3"}
+    assert [name for name in METRICS if name not in words] == []
+
+
+def test_the_documented_task_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "triage.yaml").write_text(block)
+    for split, text in (("test", "No dial tone"), ("train", "Paid twice")):
+        row = {"ticket": text, "queue": "billing", "customer": 7}
+        (tmp_path / f"triage.{split}.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["show", str(tmp_path / "triage.yaml"), "--shots", "1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["prompts"] == [
+        "Ticket: Paid twice\nQueue: billing\n\nTicket: No dial tone\nQueue:"
+    ]
+    assert (shown["target"], shown["group"]) == (0, "7")
 
 
 GLUE_HEADER = "index\tquestion\tsentence\tlabel\n"
