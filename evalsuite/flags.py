@@ -53,6 +53,14 @@ def number(text: str) -> float:
     return found
 
 
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    found = number(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return found
+
+
 def pairs(text: str) -> dict[str, str]:
     """`A=B,C=D`."""
     found = dict(part.split("=", 1) for part in names(text) if part.count("=") == 1)

@@ -11,7 +11,7 @@ from evalsuite.errors import InputError
 from evalsuite.progress import ProgressBar
 from evalsuite.record import AnswerLog
 from evalsuite.registry import load_tasks
-from evalsuite.session import Plan, Played, absolute, parse_row, play, replay
+from evalsuite.session import Plan, Played, absolute, parse_row, play, read_plan, replay
 from evalsuite.stats import BootstrapConfig, Correction, TestConfig
 from evalsuite.task import Task
 
@@ -38,6 +38,8 @@ def evaluated(
 
     async def work() -> T:
         if asked is None:
+            # Before the log, which makes the directory where there is none.
+            read_plan(arguments.out)
             with AnswerLog(arguments.out) as log:
                 with ProgressBar() as progress:
                     plan, played = await replay(arguments.out, log, arguments.tasks, progress)
@@ -65,9 +67,12 @@ def evaluated(
 
 
 def wanted(
-    arguments: argparse.Namespace, rows: Sequence[str], tasks: Sequence[str]
+    arguments: argparse.Namespace,
+    rows: Sequence[str],
+    tasks: Sequence[str],
+    shots: Callable[[Sequence[Task]], Sequence[int]] = lambda _: (0,),
 ) -> Asked | None:
-    """What to ask where --server is given; None reads back. The bare base has no shots.
+    """What to ask where --server is given; None reads back.
 
     Raises InputError for flags that need a server without one.
     """
@@ -79,9 +84,10 @@ def wanted(
                     f"{arguments.out} is read back as it was asked"
                 )
         return None
-    if not tasks:
-        raise InputError("--tasks: needed with --server")
-    return Asked(rows, tasks, lambda _: (0,))
+    for flag, values in (("tasks", tasks), ("adapters", rows)):
+        if not values:
+            raise InputError(f"--{flag}: needed with --server")
+    return Asked(rows, tasks, shots)
 
 
 def add_tests(parser: argparse.ArgumentParser, correction: Correction) -> None:

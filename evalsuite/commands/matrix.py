@@ -22,6 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Flags of `matrix`."""
     flags.add_rows(parser, required=False)
     flags.add_asking(parser, "worked examples in the base's prompt (default: 0)", required=False)
+    add_matrix(parser)
+    parser.set_defaults(call=_matrix)
+
+
+def add_matrix(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how a matrix is made."""
     parser.add_argument(
         "--own",
         type=flags.pairs,
@@ -42,7 +48,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="general text, whose change in bits per byte stands beside the tasks",
     )
     add_tests(parser, Correction.HOLM)
-    parser.set_defaults(call=_matrix)
+
+
+def with_text(arguments: argparse.Namespace) -> list[str]:
+    """--tasks, and --text as one of them."""
+    tasks = list(arguments.tasks or ())
+    return [*tasks, f"text={arguments.text}"] if arguments.text else tasks
 
 
 def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Matrix:
@@ -62,10 +73,7 @@ def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Ma
 
 def _matrix(arguments: argparse.Namespace) -> int:
     rows = [name for name in arguments.adapters or () if name != BASE_NAME]
-    tasks = list(arguments.tasks or ())
-    if arguments.text:
-        tasks.append(f"text={arguments.text}")
-    asked = wanted(arguments, [BASE_NAME, *rows], tasks)
+    asked = wanted(arguments, [BASE_NAME, *rows], with_text(arguments))
 
     def use(plan: Plan, played: Played) -> dict[str, object]:
         matrix = make_matrix(arguments, plan, played)

@@ -1,19 +1,18 @@
-"""`report`: a finished run as one HTML page, as Markdown and as JSON; asks nobody."""
+"""`report`: a run as one HTML page, as Markdown and as JSON; with --server it asks first."""
 
 import argparse
 import json
 from pathlib import Path
 
 from evalsuite import flags
-from evalsuite.commands.common import add_tests, evaluated
-from evalsuite.commands.matrix import MATRIX_FILE, make_matrix
-from evalsuite.commands.run import write_report
+from evalsuite.commands.common import evaluated, wanted
+from evalsuite.commands.matrix import MATRIX_FILE, add_matrix, make_matrix, with_text
+from evalsuite.commands.run import default_shots, write_report
 from evalsuite.record import REPORT_FILE, write_text
 from evalsuite.reports.markdown import report_markdown
 from evalsuite.reports.matrix import matrix_fields
 from evalsuite.reports.page import html_page
 from evalsuite.session import Plan, Played
-from evalsuite.stats import Correction
 from evalsuite.types import RowKind
 
 HTML_FILE = "report.html"
@@ -22,7 +21,13 @@ MARKDOWN_FILE = "report.md"
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Flags of `report`."""
-    parser.add_argument("--tasks", type=flags.names, metavar="T,U", help="some of the run's tasks")
+    flags.add_rows(parser, required=False)
+    flags.add_asking(
+        parser,
+        "worked examples in the base's prompt, one row each (default: 0,3; 0 if a task has no "
+        "training file)",
+        required=False,
+    )
     parser.add_argument(
         "--title", default="What each adapter gained", help="of the page (default: %(default)s)"
     )
@@ -33,18 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="samples of each task in the page (default: 1000); samples.jsonl has all",
     )
-    parser.add_argument(
-        "--own",
-        type=flags.pairs,
-        default={},
-        metavar="ADAPTER=TASK,...",
-        help="the task each adapter was trained for (default: the one of its name)",
-    )
-    parser.add_argument(
-        "--sequence", type=flags.names, default=(), metavar="A,B,C", help="as in `matrix`"
-    )
-    add_tests(parser, Correction.HOLM)
-    flags.add_out(parser)
+    add_matrix(parser)
     parser.set_defaults(call=_report)
 
 
@@ -61,7 +55,8 @@ def _report(arguments: argparse.Namespace) -> int:
         write_text(written[1], [report_markdown(report, matrix)])
         return written + ([] if matrix is None else [arguments.out / MATRIX_FILE])
 
-    written = evaluated(arguments, None, use)
+    asked = wanted(arguments, arguments.adapters or (), with_text(arguments), default_shots)
+    written = evaluated(arguments, asked, use)
     if arguments.json:
         print(json.dumps({"written": [str(path) for path in written]}))
     else:

@@ -45,7 +45,7 @@ def write_report(arguments: argparse.Namespace, plan: Plan, played: Played) -> d
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments.adapters, arguments.tasks, _default_shots)
+    asked = Asked(arguments.adapters, arguments.tasks, default_shots)
     return _show(arguments, asked)
 
 
@@ -63,5 +63,6 @@ def _show(arguments: argparse.Namespace, asked: Asked | None) -> int:
     return 0
 
 
-def _default_shots(tasks: Sequence[Task]) -> Sequence[int]:
+def default_shots(tasks: Sequence[Task]) -> Sequence[int]:
+    """None and three, where every task has training rows to draw from."""
     return (0, 3) if all(task.train for task in tasks) else (0,)

@@ -15,6 +15,7 @@ from understudy.v1 import generation_service_pb2_grpc as generation_grpc
 from understudy.v1 import types_pb2 as types_pb
 
 TEXT = "x y z"
+STREAM_S = 0.02
 
 
 class Canned(generation_grpc.GenerationServiceServicer):
@@ -26,6 +27,24 @@ class Canned(generation_grpc.GenerationServiceServicer):
             max_context_tokens=1000,
             max_batch_size=64,
         )
+
+    def __init__(self) -> None:
+        self._one_at_a_time = asyncio.Lock()
+
+    async def GenerateStream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Twenty milliseconds each, one after the other; an adapter `gone` is not there."""
+        asked = request.request
+        if asked.adapter == "gone":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no adapter 'gone'")
+        async with self._one_at_a_time:
+            await asyncio.sleep(STREAM_S)
+        started = pb.StreamStarted(request_id="r", num_prompt_tokens=7)
+        yield pb.GenerateStreamResponse(started=started)
+        yield pb.GenerateStreamResponse(delta=pb.StreamDelta(text=TEXT, token_ids=[1, 2]))
+        generation = pb.Generation(finish_reason=types_pb.FINISH_REASON_EOS)
+        usage = types_pb.Usage(num_prompt_tokens=7, num_completion_tokens=2, max_batch_size=1)
+        finished = pb.StreamFinished(generations=[generation], usage=usage)
+        yield pb.GenerateStreamResponse(finished=finished)
 
     async def BatchGenerate(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:

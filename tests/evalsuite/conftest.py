@@ -3,6 +3,8 @@
 import hashlib
 import json
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.evalsuite import canned
 from understudy.v1 import adapter_service_pb2 as adapter_pb
 from understudy.v1 import adapter_service_pb2_grpc as adapter_grpc
 from understudy.v1 import generation_service_pb2 as generation_pb
@@ -225,6 +228,15 @@ def start_scripted() -> Iterator[Callable[[], ScriptedServer]]:
 @pytest.fixture
 def server(start_scripted: Callable[[], ScriptedServer]) -> ScriptedServer:
     return start_scripted()
+
+
+@pytest.fixture
+def canned_address() -> Iterator[str]:
+    command = [sys.executable, "-m", canned.__name__]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        yield f"127.0.0.1:{child.stdout.readline().strip()}"
+        child.kill()
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

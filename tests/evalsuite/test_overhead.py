@@ -1,25 +1,13 @@
 """What the suite itself costs, beside a server that answers at once."""
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evalsuite.__main__ import main
 from tests.evalsuite import canned
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    command = [sys.executable, "-m", canned.__name__]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        yield f"127.0.0.1:{child.stdout.readline().strip()}"
-        child.kill()
 
 
 def run(folder: Path, address: str, num: int) -> float:
@@ -40,12 +28,12 @@ def run(folder: Path, address: str, num: int) -> float:
 
 
 def test_two_thousand_completions_a_second(
-    tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, canned_address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Computing time, which other work on the machine does not lengthen much, of asking, logging,
     scoring and writing; without what does not depend on the number of samples."""
-    few = run(tmp_path / "few", address, 500)
-    many = run(tmp_path / "many", address, 6500)
+    few = run(tmp_path / "few", canned_address, 500)
+    many = run(tmp_path / "many", canned_address, 6500)
     report = json.loads((tmp_path / "many" / "out" / "report.json").read_text())
     assert report["tasks"]["t"]["rows"]["base"]["metrics"]["exact_match"]["value"] == 1.0
     rate = 6000 / (many - few)
