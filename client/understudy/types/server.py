@@ -1,0 +1,106 @@
+"""What a server holds: its base, and adapters with their versions and changes."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Tier(StrEnum):
+    """Where an adapter version's tensors are."""
+
+    UNSPECIFIED = "unspecified"
+    DISK = "disk"
+    HOST = "host"
+    DEVICE = "device"
+
+
+class AdapterChange(StrEnum):
+    """What happened to an adapter."""
+
+    UNSPECIFIED = "unspecified"
+    LOADED = "loaded"
+    UNLOADED = "unloaded"
+    TIER = "tier"
+    ALIAS = "alias"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """The adapter version that answered. An empty name is the bare base."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a server holds: base, quantization, limits."""
+
+    base_model: str
+    base_fingerprint: str
+    architecture: str
+    quantization: str
+    dtype: str
+    device: str
+    max_context_tokens: int
+    vocab_size: int
+    num_parameters: int
+    resident_bytes: int
+    int8_threshold: float
+    deterministic: bool
+    max_batch_size: int
+    max_queue_size: int
+    num_adapter_slots: int
+    max_lora_rank: int
+    server_version: str
+    adapter_methods: tuple[str, ...]
+    weight_form: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """One version of one adapter, as the server knows it."""
+
+    name: str
+    version: str
+    method: str
+    aliases: tuple[str, ...]
+    tier: Tier
+    pinned: bool
+    rank: int
+    num_virtual_tokens: int
+    size_bytes: int
+    num_leases: int
+    loaded_at: datetime | None
+    last_used_at: datetime | None
+    base_fingerprint: str
+    trained_quantization: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterDetails:
+    """An adapter with its manifest (None for a plain PEFT directory) and evaluation results."""
+
+    adapter: AdapterInfo
+    manifest: dict[str, Any] | None
+    evals: dict[str, Any]
+    """Parsed results by file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """The loaded version and the seconds it took."""
+
+    adapter: AdapterInfo
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """One change of an adapter's residency or aliases."""
+
+    change: AdapterChange
+    adapter: AdapterInfo
+    at: datetime | None
