@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import select
 import subprocess
 import sys
@@ -81,9 +82,12 @@ class Trial:
             if self._closed:
                 raise TrialError("the server is shutting down")
             # -P: this file's folder is no place to import from. A session of its own: signals that
-            # a terminal sends to the server must not end it before the server has stopped.
+            # a terminal sends to the server must not end it before the server has stopped. One
+            # arena: a thread's own would reserve 64 MiB of the address space that a trial may
+            # take, or not, by chance of where it lies.
             process = self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_PROGRAM)],
+                env={**os.environ, "MALLOC_ARENA_MAX": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -125,9 +125,10 @@ def _try(tokenizer: LLTokenizer, limits: LLParserLimits, grammar: str) -> str:
         if not matcher.consume_token(token_id) or matcher.is_stopped():
             break
         allowed = int.from_bytes(matcher.compute_bitmask(), "little") & ~end
-        if not allowed or matcher.is_error():
+        if not allowed:
             break
-    return ""
+    # The library tells of work that it gave up while compiling only once a token is taken.
+    return matcher.get_error()
 
 
 def _peak_bytes() -> int:

@@ -65,6 +65,23 @@ def test_patterns(compiler: GrammarCompiler, pattern: str) -> None:
     assert refusal(compiler, grammar.regex, pattern).field == "structured_output.regex"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("a{200000}b", "too many expressions"),
+        ("a{99999999}b", "too many expressions"),
+        ("a{2000000000}b", "too many expressions"),
+        ("a{99999999}", "MiB"),
+        ("(a{9999}){9999}b", "MiB"),
+        ("a{99999999999}", "invalid regular expression"),
+    ],
+)
+def test_counts(compiler: GrammarCompiler, pattern: str, says: str) -> None:
+    """Work that the library gives up while compiling is a refusal, not a generation that fails."""
+    assert says in str(refusal(compiler, grammar.regex, pattern))
+    compiler.compile(grammar.regex("a{100000}b"))
+
+
 def test_choices(compiler: GrammarCompiler) -> None:
     assert refusal(compiler, grammar.choice, []).field == "structured_output.choice"
     error = refusal(compiler, grammar.choice, ["a", ""])
