@@ -46,6 +46,8 @@ from server.rpc.generation import GenerationServer
 from server.rpc.leases import LeaseDesk
 from server.rpc.prompts import PromptEncoder
 from server.rpc.server import RpcServer
+from server.rpc.watch import AdapterFeed
+from server.types import AdapterEvent
 
 _LOG = logging.getLogger(__name__)
 # Questions about adapters, which read the disk, that are answered at a time.
@@ -65,6 +67,7 @@ class App:
         self.rpc = RpcServer(self.config.listen, self.metrics)
         self.metrics_server: MetricsServer | None = None
         self.engine: Engine | None = None
+        self.feed: AdapterFeed | None = None
         # Only the engine's thread computes with more than one: see `run`.
         self._executor = ThreadPoolExecutor(
             _ADAPTER_READERS, "catalog", initializer=compute_with, initargs=(1,)
@@ -126,15 +129,22 @@ class App:
             "loaded %s: %s on %s, %s kernels, %d threads",
             info.name, info.weight_form, info.device, kernels, num_threads,
         )  # fmt: skip
+        feed = AdapterFeed(asyncio.get_running_loop(), self.config.limits.max_watch_events)
+        self.feed = feed
+
+        def on_change(event: AdapterEvent) -> None:
+            self.metrics.adapter_changed(event)
+            feed.observe(event)
+
         self.engine = Engine(
             loaded,
             self.config.engine,
             self.metrics,
-            on_change=self.metrics.adapter_changed,
+            on_change=on_change,
             loader=self._loader.ahead,
         )
         self.engine.start()
-        generation, adapters = self._services(loaded, self.engine)
+        generation, adapters = self._services(loaded, self.engine, feed)
         for reference in self.config.adapters.preload:
             await self._preload(adapters.tiers, reference)
         if self.config.adapters.watch_store_s:
@@ -161,6 +171,8 @@ class App:
         await self.rpc.drain()
         if self._watching is not None:
             self._watching.cancel()
+        if self.feed is not None:
+            self.feed.close()
         if self.engine is not None:
             await asyncio.to_thread(self.engine.stop, drain_s)
         await self.rpc.close()
@@ -179,7 +191,7 @@ class App:
         return self.engine is not None and self.engine.stats().num_running > 0
 
     def _services(
-        self, loaded: LoadedBase, engine: Engine
+        self, loaded: LoadedBase, engine: Engine, feed: AdapterFeed
     ) -> tuple[GenerationServer, AdapterServer]:
         # What can run here: the cache may hold less than the model's context.
         info = replace(loaded.info, max_context_tokens=engine.max_context)
@@ -199,13 +211,14 @@ class App:
             self.metrics,
             on_freed=engine.evict,
             on_pinned=engine.pin,
+            on_change=feed.observe,
         )
         catalog = Catalog(tiers, lambda: engine.stats().slots, self.config.engine.num_adapter_slots)
         self.metrics.watch_engine(engine.stats, self.config.engine.block_size)
         self.metrics.watch_adapters(catalog.residency)
         admission = Admission(
             engine,
-            LeaseDesk(tiers, self._loader, self.metrics, engine.is_placed),
+            LeaseDesk(tiers, self._loader, self._executor, self.metrics, engine.is_placed),
             EventBridge(asyncio.get_running_loop()),
             self.metrics,
         )
@@ -223,7 +236,7 @@ class App:
             metrics=self.metrics,
         )
         return generation, AdapterServer(
-            tiers, catalog, self._executor, self._loader, self._remote, self._downloader
+            tiers, catalog, self._executor, self._loader, self._remote, self._downloader, feed
         )
 
     async def _preload(self, tiers: AdapterTiers, reference: str) -> None:

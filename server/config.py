@@ -189,6 +189,9 @@ class LimitsConfig:
     max_constraint_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     """Processor time to compile one; beyond it the request is refused. Compiling is done beside
     the engine, one at a time."""
+    max_watch_events: AtLeastOne = 4096
+    """Changes of adapters that are kept for a watcher that does not read; one more ends its watch.
+    One takes about 200 bytes."""
     max_batch_in_flight: AtLeastOne = 64
     """Requests of one BatchGenerate stream that run or wait at a time: beyond it the stream is
     not read, so that a client is slowed down rather than refused."""

@@ -8,6 +8,7 @@
     ├── SourceUnavailableError    an adapter's source gives no answer UNAVAILABLE
     ├── QueueFullError            try again after retry_delay_s       RESOURCE_EXHAUSTED
     ├── TooManyCallsError         try again after retry_delay_s       RESOURCE_EXHAUSTED
+    ├── SlowWatcherError          watch again                         RESOURCE_EXHAUSTED
     ├── DeadlineError             the deadline passed, or cannot be met  DEADLINE_EXCEEDED
     ├── RequestCancelledError     the client went away                CANCELLED
     ├── DrainingError             the server is shutting down         UNAVAILABLE
@@ -74,6 +75,16 @@ class TooManyCallsError(ServerError):
             f"retry in {retry_delay_s:.1f} s"
         )
         self.retry_delay_s = retry_delay_s
+
+
+class SlowWatcherError(ServerError):
+    """A watcher of adapters read too slowly; what it missed is lost."""
+
+    def __init__(self, max_events: int) -> None:
+        super().__init__(
+            f"the watcher fell more than {max_events} changes behind and lost some; watch again, "
+            "which begins with what is in memory, and read faster or with a name_prefix"
+        )
 
 
 class DeadlineError(ServerError):

@@ -21,6 +21,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "deploy/README.md",
+    "docs/operating.md",
     "docs/training.md",
     "docs/store.md",
     "docs/evaluation.md",

@@ -1,4 +1,4 @@
-"""The command line `understudy`: generate, score, tokenize, adapters, info, store.
+"""The command line `understudy`: generate, score, tokenize, adapters, watch, info, store.
 
 Exit codes: 0 done, 1 the server or the disk failed, 2 wrong input or no such adapter, 130 Ctrl-C.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
-from understudy import _commands, _generate, _store
+from understudy import _adapter_commands, _commands, _generate, _store
 from understudy._output import printable
 from understudy.artifact import ArtifactError
 from understudy.client import Client
@@ -21,7 +21,6 @@ from understudy.errors import (
     NotFoundError,
     UnderstudyError,
 )
-from understudy.types import Tier
 
 DEFAULT_SERVER = "localhost:50051"
 DEFAULT_TIMEOUT_S = 60.0
@@ -44,6 +43,8 @@ examples:
   understudy tokenize --adapter summary "some text"
   understudy adapters list
   understudy adapters load summary --pin
+  understudy adapters alias summary latest 0123456789abcdef
+  understudy watch --prefix sum
   understudy info --server gpu1:50051 --json
   understudy store gc --store store --keep 3 --dry-run
 """
@@ -110,21 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--server",
-        metavar="ADDR",
-        help=f"HOST:PORT (default: $UNDERSTUDY_SERVER, or {DEFAULT_SERVER})",
-    )
-    common.add_argument(
-        "--timeout",
-        type=seconds,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="S",
-        help="seconds the call may take, 0 for no limit (default: %(default)g)",
-    )
-    common.add_argument("--json", action="store_true", help="print JSON on stdout")
-
+    common = _common(DEFAULT_TIMEOUT_S)
     prompt = argparse.ArgumentParser(add_help=False)
     prompt.add_argument(
         "--adapter",
@@ -146,13 +133,32 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("text", help="the text, - for stdin")
     tokenize.set_defaults(command=_commands.tokenize)
 
-    _add_adapters(commands, common)
+    _adapter_commands.add_commands(commands, common, _common(None))
 
     info = commands.add_parser("info", parents=[common], help="show what the server holds")
     info.set_defaults(command=_commands.info)
 
     _store.add_commands(commands)
     return parser
+
+
+def _common(timeout_s: float | None) -> argparse.ArgumentParser:
+    """The options of every call, which may take `timeout_s` unless told otherwise."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--server",
+        metavar="ADDR",
+        help=f"HOST:PORT (default: $UNDERSTUDY_SERVER, or {DEFAULT_SERVER})",
+    )
+    common.add_argument(
+        "--timeout",
+        type=seconds,
+        default=timeout_s,
+        metavar="S",
+        help=f"seconds the call may take, 0 for no limit (default: {timeout_s or 0:g})",
+    )
+    common.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return common
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -180,38 +186,6 @@ def _add_score(commands: _Commands, parents: list[argparse.ArgumentParser]) -> N
     score.add_argument("continuations", nargs="+", metavar="continuation")
     score.add_argument("--logprobs", action="store_true", help="show each token's log-probability")
     score.set_defaults(command=_commands.score)
-
-
-def _add_adapters(commands: _Commands, common: argparse.ArgumentParser) -> None:
-    adapters = commands.add_parser("adapters", help="list, load, unload and show adapters")
-    actions = adapters.add_subparsers(title="actions", required=True, metavar="ACTION")
-
-    listing = actions.add_parser("list", parents=[common], help="list the adapters")
-    listing.add_argument("--prefix", default="", help="names that start with this")
-    listing.add_argument("--method", default="", help="such as lora or prompt_tuning")
-    tiers = [tier.value for tier in Tier if tier is not Tier.UNSPECIFIED]
-    listing.add_argument("--tier", choices=tiers, help="where the tensors are")
-    listing.set_defaults(command=_commands.list_adapters)
-
-    load = actions.add_parser("load", parents=[common], help="load an adapter")
-    load.add_argument("name")
-    load.add_argument(
-        "--source",
-        default="",
-        metavar="SOURCE",
-        help="directory on the server's machine, or hf://, s3://, gs://, https:// where the server "
-        "allows it (default: the latest version in its store)",
-    )
-    load.add_argument("--pin", action="store_true", help="keep it in memory")
-    load.set_defaults(command=_commands.load_adapter)
-
-    unload = actions.add_parser("unload", parents=[common], help="take an adapter out of service")
-    unload.add_argument("name", help="NAME, NAME@VERSION or NAME@ALIAS")
-    unload.set_defaults(command=_commands.unload_adapter)
-
-    show = actions.add_parser("show", parents=[common], help="show one adapter")
-    show.add_argument("name", help="NAME, NAME@VERSION or NAME@ALIAS")
-    show.set_defaults(command=_commands.show_adapter)
 
 
 def seconds(text: str) -> float | None:

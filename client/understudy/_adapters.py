@@ -89,8 +89,14 @@ class AdapterClient:
         answer = self._caller.call(self._stub.SetAlias, request, timeout)
         return _decode.adapter_info(answer.adapter)
 
-    def watch(self, *, name_prefix: str = "", timeout: float | None) -> Stream[AdapterEvent]:
-        """Changes of residency and aliases as they happen, until closed or `timeout`."""
+    def watch(self, *, name_prefix: str = "", timeout: float | None = None) -> Stream[AdapterEvent]:
+        """Changes of residency and aliases as they happen, until closed or `timeout` (no client's
+        default; DeadlineExceededError).
+
+        First each version in memory (RESIDENT), then SYNCED, then changes. Raises
+        ResourceExhaustedError if they are read too slowly, UnavailableError when the server shuts
+        down; watch again then.
+        """
         request = _encode.build(adapter_pb.WatchAdaptersRequest, name_prefix=name_prefix)
         return Stream(
             lambda seconds: self._stub.WatchAdapters(
@@ -168,7 +174,9 @@ class AsyncAdapterClient:
         answer = await self._caller.call(self._stub.SetAlias, request, timeout)
         return _decode.adapter_info(answer.adapter)
 
-    def watch(self, *, name_prefix: str = "", timeout: float | None) -> AsyncStream[AdapterEvent]:
+    def watch(
+        self, *, name_prefix: str = "", timeout: float | None = None
+    ) -> AsyncStream[AdapterEvent]:
         """As AdapterClient.watch."""
         request = _encode.build(adapter_pb.WatchAdaptersRequest, name_prefix=name_prefix)
         return AsyncStream(

@@ -3,16 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 from understudy._output import print_json, print_table, printable
 from understudy.client import Client
 from understudy.errors import invalid_argument
 from understudy.types import (
-    AdapterInfo,
     Input,
     RawPrompt,
-    Tier,
 )
 
 
@@ -87,83 +85,11 @@ def info(client: Client, args: argparse.Namespace) -> None:
     if args.json:
         print_json(result)
         return
-    rows = [(field.name, _cell(getattr(result, field.name))) for field in fields(result)]
+    rows = [(field.name, cell(getattr(result, field.name))) for field in fields(result)]
     print_table(("server", client.address), rows)
 
 
-def list_adapters(client: Client, args: argparse.Namespace) -> None:
-    """A table of adapters."""
-    adapters = list(
-        client.adapters.list(
-            name_prefix=args.prefix,
-            method=args.method,
-            tier=Tier(args.tier) if args.tier else Tier.UNSPECIFIED,
-            timeout=args.timeout,
-        )
-    )
-    if args.json:
-        print_json({"adapters": [asdict(adapter) for adapter in adapters]})
-        return
-    rows = [
-        (
-            adapter.name,
-            adapter.version[:12],
-            adapter.method,
-            adapter.tier + (", pinned" if adapter.pinned else ""),
-            f"{adapter.size_bytes / 1024:.1f}",
-            str(adapter.num_leases),
-            ", ".join(adapter.aliases),
-        )
-        for adapter in adapters
-    ]
-    print_table(("name", "version", "method", "tier", "KiB", "leases", "aliases"), rows)
-
-
-def load_adapter(client: Client, args: argparse.Namespace) -> None:
-    """Loads an adapter and says which version it is."""
-    result = client.adapters.load(args.name, source=args.source, pin=args.pin, timeout=args.timeout)
-    if args.json:
-        print_json(result)
-        return
-    print(f"loaded {result.adapter.name}@{result.adapter.version} in {result.load_s:.2f} s")
-    _print_warnings(result.adapter)
-
-
-def unload_adapter(client: Client, args: argparse.Namespace) -> None:
-    """Unloads an adapter and says how many requests still run on it."""
-    num_leases = client.adapters.unload(args.name, timeout=args.timeout)
-    if args.json:
-        print_json({"adapter": args.name, "num_leases": num_leases})
-    else:
-        print(f"unloaded {args.name}; {num_leases} requests still run on it")
-
-
-def show_adapter(client: Client, args: argparse.Namespace) -> None:
-    """One adapter with its manifest and evaluation results."""
-    details = client.adapters.get(args.name, timeout=args.timeout)
-    if args.json:
-        print_json(details)
-        return
-    adapter = details.adapter
-    rows = [
-        (field.name, _cell(getattr(adapter, field.name)))
-        for field in fields(adapter)
-        if field.name not in ("name", "warnings")
-    ]
-    print_table(("adapter", adapter.name), rows)
-    if details.manifest and details.manifest.get("prompt_template"):
-        print(f"\nprompt template:\n{details.manifest['prompt_template']}")
-    if details.evals:
-        print(f"\nevaluations: {', '.join(sorted(details.evals))}")
-    _print_warnings(adapter)
-
-
-def _print_warnings(adapter: AdapterInfo) -> None:
-    for warning in adapter.warnings:
-        print(f"understudy: warning: {adapter.name}: {warning}", file=sys.stderr)
-
-
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, bool):

@@ -185,6 +185,7 @@ def adapter_info(m: types_pb.Adapter) -> t.AdapterInfo:
         base_fingerprint=m.base_fingerprint,
         trained_quantization=m.trained_quantization,
         warnings=tuple(m.warnings),
+        current=m.current,
     )
 
 
@@ -210,4 +211,4 @@ def load_result(m: adapter_pb.LoadAdapterResponse) -> t.LoadResult:
 def adapter_event(m: adapter_pb.WatchAdaptersResponse) -> t.AdapterEvent:
     """One change of an adapter."""
     change = _enum(t.AdapterChange, adapter_pb.AdapterChange, m.change)
-    return t.AdapterEvent(change, adapter_info(m.adapter), _time(m, "at"))
+    return t.AdapterEvent(change, adapter_info(m.adapter), _time(m, "at"), m.alias)

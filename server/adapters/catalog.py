@@ -1,6 +1,7 @@
 """What the server knows of each adapter version, wherever it is: the view behind the wire."""
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from server.errors import AdapterNotFoundError
 from server.types import Residency, ResidentAdapter, Tier
 from understudy.artifact import ArtifactError, parse_json_object, read_text
 
+Key = tuple[str, str]
+
+# Versions that one page looks at, where filters leave out most: each may take a look at the disk.
+MAX_LOOKS = 2000
 _MAX_EVALS = 100
 
 
@@ -24,6 +29,8 @@ class AdapterStatus:
     method: str
     aliases: tuple[str, ...]
     tier: Tier
+    current: bool = False
+    """What the bare name means."""
     pinned: bool = False
     rank: int = 0
     num_virtual_tokens: int = 0
@@ -45,6 +52,17 @@ class AdapterDetails:
     evals_json: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which versions a list is to show."""
+
+    name_prefix: str = ""
+    method: str = ""
+    """Empty: all."""
+    tier: Tier | None = None
+    """None: all."""
+
+
 class Catalog:
     """Reads `tiers`, its store and the engine's slots. Every method reads the disk."""
 
@@ -57,30 +75,60 @@ class Catalog:
         self._slots = slots
         self._num_slots = num_slots
 
-    def list(self, name_prefix: str = "") -> Iterator[AdapterStatus]:
-        """Every version known, by name, newest first. Leaves out what is removed meanwhile."""
-        residents, slots = self._tiers.residents(), frozenset(self._slots())
-        names = {*self._store.names(), *(name for name, _ in residents)}
-        for name in sorted(name for name in names if name.startswith(name_prefix)):
-            stored = self._store.versions(name)
-            elsewhere = sorted(
-                (r for (n, v), r in residents.items() if n == name and v not in stored),
-                key=lambda r: -r.loaded_at,
-            )
-            for version in [*(r.adapter.version for r in elsewhere), *stored]:
+    def page(
+        self, wanted: Wanted, after: Key | None, size: int
+    ) -> tuple[list[AdapterStatus], Key | None]:
+        """Up to `size` versions that are wanted, by name, newest first, from behind the version
+        `after`; and the last one looked at, unless it was the last there is.
+
+        If `after` is gone its name begins anew. Looks at no more than MAX_LOOKS versions, so the
+        page may be short. Leaves out what is removed meanwhile.
+        """
+        found: list[AdapterStatus] = []
+        slots, last = frozenset(self._slots()), None
+        for num_looks, (key, resident) in enumerate(self._versions(wanted, after)):
+            if last is not None and (len(found) == size or num_looks == MAX_LOOKS):
+                return found, last
+            last = key
+            if wanted.tier in (None, _tier(key, resident, slots)):
                 with contextlib.suppress(AdapterNotFoundError):
-                    yield self._status(name, version, residents.get((name, version)), slots)
+                    status = self._status(*key, resident, slots)
+                    if wanted.method in ("", status.method):
+                        found.append(status)
+        return found, None
 
     def status(self, exact: Reference) -> AdapterStatus:
         """One version, named exactly. Raises AdapterNotFoundError."""
-        resident = self._tiers.residents().get((exact.name, exact.selector))
+        resident = self._tiers.resident(exact.name, exact.selector)
         return self._status(exact.name, exact.selector, resident, frozenset(self._slots()))
+
+    def _versions(self, wanted: Wanted, after: Key | None) -> Iterator[tuple[Key, Resident | None]]:
+        """The versions of the wanted names from behind `after`, in order."""
+        by_name: dict[str, dict[str, Resident]] = {}
+        for (name, version), resident in self._tiers.residents().items():
+            by_name.setdefault(name, {})[version] = resident
+        in_memory_only = wanted.tier in (Tier.HOST, Tier.DEVICE)
+        names = [] if in_memory_only else self._store.names()
+        names = sorted({*names, *by_name})
+        begin = max(wanted.name_prefix, after[0] if after is not None else "")
+        for name in names[bisect_left(names, begin) :]:
+            if not name.startswith(wanted.name_prefix):
+                return
+            residents = by_name.get(name, {})
+            stored = [] if in_memory_only and not residents else self._store.versions(name)
+            elsewhere = sorted(residents.keys() - set(stored))
+            elsewhere.sort(key=lambda version: -residents[version].loaded_at)
+            versions = [*elsewhere, *stored]
+            if after is not None and name == after[0] and after[1] in versions:
+                versions = versions[versions.index(after[1]) + 1 :]
+            for version in versions:
+                yield (name, version), residents.get(version)
 
     def details(self, reference: Reference) -> AdapterDetails:
         """What GetAdapter answers. Raises AdapterNotFoundError with close names."""
         exact = Reference(reference.name, self._tiers.resolve(reference))
         status = self.status(exact)
-        resident = self._tiers.residents().get((exact.name, exact.selector))
+        resident = self._tiers.resident(exact.name, exact.selector)
         if resident is not None:
             directory, manifest_json = resident.adapter.directory, resident.adapter.manifest_json
         else:
@@ -108,10 +156,15 @@ class Catalog:
             num_slots=self._num_slots,
         )
 
+    def _is_current(self, name: str, version: str) -> bool:
+        current = self._tiers.current(name)
+        return version == (self._store.resolve(Reference(name)) if current is None else current)
+
     def _status(
         self, name: str, version: str, resident: Resident | None, slots: frozenset[str]
     ) -> AdapterStatus:
         aliases = self._store.aliases_of(name, version)
+        current = self._is_current(name, version)
         if resident is not None:
             adapter = resident.adapter
             return AdapterStatus(
@@ -119,7 +172,8 @@ class Catalog:
                 version=version,
                 method=adapter.method,
                 aliases=aliases,
-                tier=Tier.DEVICE if f"{name}@{version}" in slots else Tier.HOST,
+                tier=_tier((name, version), resident, slots),
+                current=current,
                 pinned=resident.pinned,
                 rank=adapter.rank,
                 num_virtual_tokens=adapter.num_virtual_tokens,
@@ -134,19 +188,26 @@ class Catalog:
         facts = self._store.facts(name, version)
         if facts is None:
             warnings = ("its manifest cannot be read",)
-            return AdapterStatus(name, version, "", aliases, Tier.DISK, warnings=warnings)
+            return AdapterStatus(name, version, "", aliases, Tier.DISK, current, warnings=warnings)
         return AdapterStatus(
             name=name,
             version=version,
             method=facts.method,
             aliases=aliases,
             tier=Tier.DISK,
+            current=current,
             rank=facts.rank,
             num_virtual_tokens=facts.num_virtual_tokens,
             size_bytes=facts.size_bytes,
             base_fingerprint=facts.base_fingerprint,
             trained_quantization=facts.quantization,
         )
+
+
+def _tier(key: Key, resident: Resident | None, slots: Collection[str]) -> Tier:
+    if resident is None:
+        return Tier.DISK
+    return Tier.DEVICE if f"{key[0]}@{key[1]}" in slots else Tier.HOST
 
 
 def _read_evals(folder: Path) -> dict[str, str]:

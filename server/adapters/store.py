@@ -27,6 +27,11 @@ class Reference:
     selector: str = ""
     """Version or alias. Empty: the name's current version."""
 
+    @property
+    def is_alias(self) -> bool:
+        """Whether it names an alias: none looks like a version."""
+        return bool(self.selector) and not layout.VERSION_PATTERN.fullmatch(self.selector)
+
     def __str__(self) -> str:
         return f"{self.name}@{self.selector}" if self.selector else self.name
 

@@ -32,6 +32,10 @@ from understudy.store import LATEST
 
 Key = tuple[str, str]
 
+# How long an alias is taken from memory before the store is asked again, seconds: another process
+# may move it.
+ALIAS_FRESH_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class TierLimits:
@@ -70,18 +74,23 @@ class AdapterTiers:
         self._on_pinned = on_pinned
         self._on_change = on_change
         self._lock = threading.Lock()
+        # Held while an alias moves in the store and then here: the last one in is it in both.
+        self._moving = threading.Lock()
         self._residents: dict[Key, Resident] = {}
         # What a bare name means; stays when the version is evicted, so that it comes back.
         self._current: dict[str, str] = {}
         # Names that mean what the store says, not what LoadAdapter read from elsewhere.
         self._following: set[str] = set()
-        # Held while `latest` moves and the name with it.
+        # (name, alias) -> what the store said it points to, and when.
+        self._aliases: dict[Key, tuple[str, float]] = {}
+        # Held while an alias moves in the store and then here: the last one in is it in both.
         self._moving = threading.Lock()
         # `name` and `name@version` that were unloaded: not served again until loaded by request.
         self._withdrawn: set[str] = set()
 
     def try_acquire(self, reference: Reference) -> AdapterLease | None:
-        """A lease on a version in memory; None if it is not there, or is named by an alias."""
+        """A lease on a version in memory; None if it is not there, or is named by an alias that was
+        not looked up for ALIAS_FRESH_S."""
         with self._lock:
             resident = self._find(reference)
             if resident is None or resident.retired:
@@ -101,17 +110,20 @@ class AdapterTiers:
             resident = self._find(reference)
             if resident is not None and not resident.retired:
                 return Reference(reference.name, resident.adapter.version)
+        looked_up = time.monotonic()
         version = self.resolve(reference)
         exact = Reference(reference.name, version)
         with self.store.holding(exact.name, version) as directory:
-            self._install(self._read_stored(exact, directory), reference)
+            self._install(self._read_stored(exact, directory), reference, looked_up=looked_up)
         return exact
 
     def resolve(self, reference: Reference) -> str:
         """The version a reference means, in memory or not. *Blocking.*
 
-        Raises AdapterNotFoundError with close names.
+        What an alias means is remembered for `try_acquire`. Raises AdapterNotFoundError with close
+        names.
         """
+        looked_up = time.monotonic()
         with self._lock:
             version = reference.selector or self._current.get(reference.name, "")
             if (reference.name, version) in self._residents:
@@ -120,6 +132,10 @@ class AdapterTiers:
         stored = stored or self.store.resolve(reference)
         if stored is None:
             raise self.not_found(reference)
+        if reference.selector not in ("", stored):
+            with self._lock:
+                stored = self._pointed(reference.name, reference.selector, stored, looked_up)
+                self._aliases[reference.name, reference.selector] = (stored, looked_up)
         return stored
 
     def load(self, name: str, source: str, pin: bool) -> Reference:
@@ -184,24 +200,37 @@ class AdapterTiers:
             self._pin(resident, pinned)
         return exact
 
+    def is_used(self, name: str) -> bool:
+        """Whether requests have asked for the name, or a version of it is in memory."""
+        with self._lock:
+            return name in self._current or any(name == key[0] for key in self._residents)
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias of the store at a version; an empty version removes it. *Blocking.*
 
-        With `latest`, a name in service means that version from then on: it is read before anything
-        changes. Raises as `AdapterStore.set_alias` and `load`; AdapterMemoryError when the alias
-        has moved, and the name stays what it was.
+        Where the name is in service the version is read before anything changes, so that nobody
+        waits for it afterwards. With `latest` the name means that version from then on. Raises as
+        `AdapterStore.set_alias` and `load`; AdapterMemoryError when `latest` has moved, and the
+        name stays what it was.
         """
         with self._lock:
-            serve = alias == LATEST and bool(version) and name in self._current
+            in_service = bool(version) and name in self._current
+            if alias != LATEST and f"{name}@{version}" in self._withdrawn:
+                in_service = False
         with self._moving, contextlib.ExitStack() as stack:
             adapter = None
-            if serve:
+            if in_service:
                 directory = stack.enter_context(self.store.holding(name, version))
                 adapter = self._read_stored(Reference(name, version), directory)
+                if alias != LATEST:
+                    self._install(adapter, Reference(name, version))
             self.store.set_alias(name, alias, version)
             with self._lock:
+                self._aliases.pop((name, alias), None)
+                if version:
+                    self._aliases[name, alias] = (version, time.monotonic())
                 self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
-            if adapter is not None:
+            if adapter is not None and alias == LATEST:
                 self._install(adapter, None)
 
     def behind(self) -> dict[str, str]:
@@ -228,6 +257,18 @@ class AdapterTiers:
             exact = Reference(name, version or "")
             self._serve(exact)
             return exact
+
+    def resident(self, name: str, version: str) -> Resident | None:
+        """A version in memory; a copy, not live."""
+        with self._lock:
+            resident = self._residents.get((name, version))
+            return None if resident is None else replace(resident)
+
+    def current(self, name: str) -> str | None:
+        """The version that a bare name means; empty if it was unloaded, None if nobody has asked
+        for it yet: then it is the store's."""
+        with self._lock:
+            return "" if name in self._withdrawn else self._current.get(name)
 
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
@@ -259,14 +300,27 @@ class AdapterTiers:
             str(reference), tuple(difflib.get_close_matches(name, sorted(names)))
         )
 
+    def _pointed(self, name: str, alias: str, version: str, looked_up: float) -> str:
+        """What an alias means that meant `version` when it was looked up: it may have been set
+        since."""
+        known, at = self._aliases.get((name, alias), (version, looked_up))
+        return known if at > looked_up else version
+
     def _check_withdrawn(self, *references: str) -> None:
         for reference in references:
             if reference in self._withdrawn:
                 raise AdapterNotFoundError(reference, note="it was unloaded; load it to serve it")
 
     def _find(self, reference: Reference) -> Resident | None:
-        version = reference.selector or self._current.get(reference.name)
-        return self._residents.get((reference.name, version)) if version else None
+        name, version = reference.name, reference.selector or self._current.get(reference.name)
+        if not version:
+            return None
+        resident = self._residents.get((name, version))
+        if resident is None:
+            version, looked_up = self._aliases.get((name, version), ("", 0.0))
+            if time.monotonic() - looked_up < ALIAS_FRESH_S:
+                resident = self._residents.get((name, version))
+        return resident
 
     def _serve(self, exact: Reference, *, pin: bool = False) -> None:
         """Makes a name mean this version of the store."""
@@ -300,10 +354,12 @@ class AdapterTiers:
         adapter: AdapterVersion,
         wanted: Reference | None,
         *,
+        looked_up: float = 0.0,
         pin: bool = False,
         follow: bool = True,
     ) -> None:
-        """Puts a version in memory: for a request that named it as `wanted`, or by LoadAdapter.
+        """Puts a version in memory: for a request that named it as `wanted`, which was looked up at
+        that time, or by LoadAdapter.
 
         Only without `wanted` does the name change what it means, and come back what was unloaded;
         it then means what the store says, if it is to `follow`.
@@ -335,7 +391,7 @@ class AdapterTiers:
             elif not wanted.selector and (name, old) not in self._residents:
                 # The name's first version, or one in the place of what the store has no more.
                 self._following.add(name)
-                self._current[name] = version
+                self._current[name] = self._pointed(name, LATEST, version, looked_up)
             superseded = self._residents.get((name, replaces or ""))
             if superseded is not None and superseded is not resident and not superseded.pinned:
                 freed += self._retire((name, superseded.adapter.version))

@@ -3,21 +3,22 @@
 import asyncio
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
-from server.adapters.catalog import AdapterStatus, Catalog
+from server.adapters.catalog import AdapterStatus, Catalog, Key, Wanted
 from server.adapters.remote import RemoteSources, is_remote
 from server.adapters.store import Reference, parse_reference
 from server.adapters.tiers import AdapterTiers
-from server.errors import InvalidRequestError, UnsupportedError
+from server.errors import AdapterNotFoundError, InvalidRequestError
 from server.rpc import convert
-from server.types import Tier
+from server.rpc.watch import AdapterFeed, InMemory
+from server.types import AdapterEvent, Tier
 from understudy.v1 import adapter_service_pb2 as pb
 from understudy.v1.adapter_service_pb2_grpc import AdapterServiceServicer
 
@@ -25,6 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+# Of the versions in memory that a watch begins with.
+_MESSAGES_AT_A_TIME = 256
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class AdapterServer(AdapterServiceServicer):
     remote: RemoteSources
     downloader: Executor
     """Fetches adapters, which may take minutes."""
+    feed: AdapterFeed
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -49,14 +53,10 @@ class AdapterServer(AdapterServiceServicer):
         """A page of adapters: by name, newest version first."""
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         after = _decode_token(request.page_token)
-        tier = convert.tier_filter(request.tier)
-
-        def page() -> tuple[list[AdapterStatus], str]:
-            return _page(self.catalog, request, tier, after, size)
-
-        statuses, token = await self._beside(page)
+        wanted = Wanted(request.name_prefix, request.method, convert.tier_filter(request.tier))
+        statuses, last = await self._beside(lambda: self.catalog.page(wanted, after, size))
         return pb.ListAdaptersResponse(
-            adapters=map(convert.adapter, statuses), next_page_token=token
+            adapters=map(convert.adapter, statuses), next_page_token=_encode_token(last)
         )
 
     async def GetAdapter(
@@ -124,9 +124,43 @@ class AdapterServer(AdapterServiceServicer):
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Context
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
-        """Not served yet."""
-        raise UnsupportedError("WatchAdapters: this server does not support it yet")
-        yield
+        """What is in memory, then changes, until the client leaves, is too slow, or the drain."""
+        in_memory, watch = self.feed.start(request.name_prefix)
+        try:
+            keys = sorted(in_memory)
+            for begin in range(0, len(keys), _MESSAGES_AT_A_TIME):
+                some = {key: in_memory[key] for key in keys[begin : begin + _MESSAGES_AT_A_TIME]}
+                for message in await asyncio.to_thread(self._residents, some):
+                    yield message
+            yield pb.WatchAdaptersResponse(
+                change=pb.ADAPTER_CHANGE_SYNCED, at=convert.timestamp(time.time())
+            )
+            while True:
+                for message in await asyncio.to_thread(self._changes, await watch.next()):
+                    yield message
+        finally:
+            self.feed.stop(watch)
+
+    def _residents(self, in_memory: Mapping[Key, InMemory]) -> list[pb.WatchAdaptersResponse]:
+        at = convert.timestamp(time.time())
+        return [
+            pb.WatchAdaptersResponse(
+                change=pb.ADAPTER_CHANGE_RESIDENT,
+                adapter=convert.adapter(replace(self._status(*key), tier=w.tier, pinned=w.pinned)),
+                at=at,
+            )
+            for key, w in in_memory.items()
+        ]
+
+    def _changes(self, events: Iterable[AdapterEvent]) -> list[pb.WatchAdaptersResponse]:
+        return [convert.adapter_event(e, self._status(e.name, e.version)) for e in events]
+
+    def _status(self, name: str, version: str) -> AdapterStatus:
+        """What is known of a version, also if that is only its name by now."""
+        try:
+            return self.catalog.status(Reference(name, version))
+        except AdapterNotFoundError:
+            return AdapterStatus(name, version, "", (), Tier.DISK)
 
     def _fetch(self, name: str, source: str, pin: bool) -> Reference:
         with self.remote.fetched(name, source) as directory:
@@ -140,41 +174,11 @@ class AdapterServer(AdapterServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
 
-def _page(
-    catalog: Catalog,
-    request: pb.ListAdaptersRequest,
-    tier: Tier | None,
-    after: tuple[str, str] | None,
-    size: int,
-) -> tuple[list[AdapterStatus], str]:
-    """Up to `size` matching adapters behind `after`, and the token of the next page."""
-    found: list[AdapterStatus] = []
-    skipping = after is not None
-    for status in catalog.list(request.name_prefix):
-        key = (status.name, status.version)
-        if skipping and after is not None:
-            # The version may be gone meanwhile: then the page begins with the next name.
-            if key == after:
-                skipping = False
-                continue
-            if status.name <= after[0]:
-                continue
-            skipping = False
-        if tier is not None and status.tier is not tier:
-            continue
-        if request.method and status.method != request.method:
-            continue
-        if len(found) == size:
-            return found, _encode_token(found[-1])
-        found.append(status)
-    return found, ""
+def _encode_token(last: Key | None) -> str:
+    return urlsafe_b64encode("@".join(last).encode()).decode() if last is not None else ""
 
 
-def _encode_token(last: AdapterStatus) -> str:
-    return urlsafe_b64encode(f"{last.name}@{last.version}".encode()).decode()
-
-
-def _decode_token(token: str) -> tuple[str, str] | None:
+def _decode_token(token: str) -> Key | None:
     if not token:
         return None
     try:

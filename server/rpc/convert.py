@@ -1,12 +1,15 @@
 """From the server's nouns to wire messages, and what of the adapters' messages comes in. Pure."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.adapters.catalog import AdapterStatus
 from server.errors import InvalidRequestError
 from server.types import (
+    AdapterChange,
+    AdapterEvent,
     ContinuationScore,
     Finished,
     FinishReason,
@@ -15,7 +18,7 @@ from server.types import (
     TokenLogprob,
     Usage,
 )
-from understudy.v1 import generation_service_pb2, types_pb2
+from understudy.v1 import adapter_service_pb2, generation_service_pb2, types_pb2
 
 TokenText = Callable[[int], str]
 
@@ -28,6 +31,13 @@ _TIERS = {
     Tier.DISK: types_pb2.TIER_DISK,
     Tier.HOST: types_pb2.TIER_HOST,
     Tier.DEVICE: types_pb2.TIER_DEVICE,
+}
+_CHANGES = {
+    AdapterChange.LOADED: adapter_service_pb2.ADAPTER_CHANGE_LOADED,
+    AdapterChange.UNLOADED: adapter_service_pb2.ADAPTER_CHANGE_UNLOADED,
+    AdapterChange.TIER: adapter_service_pb2.ADAPTER_CHANGE_TIER,
+    AdapterChange.ALIAS: adapter_service_pb2.ADAPTER_CHANGE_ALIAS,
+    AdapterChange.PINNED: adapter_service_pb2.ADAPTER_CHANGE_PINNED,
 }
 
 
@@ -122,20 +132,34 @@ def adapter(status: AdapterStatus) -> types_pb2.Adapter:
         method=status.method,
         aliases=status.aliases,
         tier=_TIERS[status.tier],
+        current=status.current,
         pinned=status.pinned,
         rank=status.rank,
         num_virtual_tokens=status.num_virtual_tokens,
         size_bytes=status.size_bytes,
         num_leases=status.num_leases,
-        loaded_at=_timestamp(status.loaded_at),
-        last_used_at=_timestamp(status.last_used_at),
+        loaded_at=timestamp(status.loaded_at),
+        last_used_at=timestamp(status.last_used_at),
         base_fingerprint=status.base_fingerprint,
         trained_quantization=status.trained_quantization,
         warnings=status.warnings,
     )
 
 
-def _timestamp(seconds: float) -> Timestamp | None:
+def adapter_event(
+    event: AdapterEvent, status: AdapterStatus
+) -> adapter_service_pb2.WatchAdaptersResponse:
+    """A change of the version whose `status` is known, perhaps as of later than the change."""
+    return adapter_service_pb2.WatchAdaptersResponse(
+        change=_CHANGES[event.kind],
+        adapter=adapter(replace(status, tier=event.tier, pinned=event.pinned)),
+        at=timestamp(event.at),
+        alias=event.alias,
+    )
+
+
+def timestamp(seconds: float) -> Timestamp | None:
+    """A time since the epoch; None for 0."""
     if not seconds:
         return None
     stamp = Timestamp()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from server.adapters.lease import AdapterLease
 from server.adapters.store import Reference, parse_reference
@@ -11,6 +12,8 @@ from server.errors import AdapterMemoryError
 from server.metrics import Metrics
 from server.types import Tier
 from understudy.artifact import BASE_NAME
+
+T = TypeVar("T")
 
 # A version can be evicted between its load and its lease only while memory overflows.
 _ATTEMPTS = 3
@@ -22,17 +25,20 @@ class LeaseDesk:
     def __init__(
         self,
         tiers: AdapterTiers,
-        executor: Executor,
+        loader: Executor,
+        reader: Executor,
         metrics: Metrics,
         is_placed: Callable[[str, str], bool],
     ) -> None:
-        """`executor` runs the loads; its own, so that they never hold up anything else.
-        `is_placed(name, version)`: whether a device slot has it."""
+        """`loader` runs the loads; its own, so that they never hold up anything else. `reader`
+        looks aliases up. `is_placed(name, version)`: whether a device slot has it."""
         self._tiers = tiers
-        self._executor = executor
+        self._loader = loader
+        self._reader = reader
         self._metrics = metrics
         self._is_placed = is_placed
         self._loads: dict[Reference, asyncio.Future[Reference]] = {}
+        self._look_ups: dict[Reference, asyncio.Future[str]] = {}
 
     async def acquire(self, adapter: str) -> AdapterLease | None:
         """A lease on the version that `adapter` names; None for the bare base.
@@ -44,6 +50,10 @@ class LeaseDesk:
             return None
         reference = parse_reference(adapter)
         lease = self._tiers.try_acquire(reference)
+        if lease is None and reference.is_alias:
+            # In memory under its version, most likely.
+            version = await self._look_up(reference)
+            lease = self._tiers.try_acquire(Reference(reference.name, version))
         if lease is not None:
             placed = self._is_placed(lease.name, lease.version)
             self._metrics.adapter_hit(Tier.DEVICE if placed else Tier.HOST)
@@ -56,17 +66,30 @@ class LeaseDesk:
         raise AdapterMemoryError(f"adapter {adapter!r} is evicted as fast as it loads")
 
     async def _prepare(self, reference: Reference) -> Reference:
-        load = self._loads.get(reference)
-        if load is None:
-            loop = asyncio.get_running_loop()
-            load = loop.run_in_executor(self._executor, self._tiers.prepare, reference)
-            self._loads[reference] = load
-            load.add_done_callback(lambda done: self._forget(reference, done))
-        # Whoever gives up must not stop the load for the others.
-        return await asyncio.shield(load)
+        return await _shared(self._loads, reference, self._loader, self._tiers.prepare)
 
-    def _forget(self, reference: Reference, load: "asyncio.Future[Reference]") -> None:
-        del self._loads[reference]
-        if not load.cancelled():
-            # Marks the exception as seen, where every waiter has gone.
-            load.exception()
+    async def _look_up(self, reference: Reference) -> str:
+        return await _shared(self._look_ups, reference, self._reader, self._tiers.resolve)
+
+
+async def _shared(
+    running: dict[Reference, asyncio.Future[T]],
+    reference: Reference,
+    executor: Executor,
+    work: Callable[[Reference], T],
+) -> T:
+    """The result of `work(reference)`, which runs once for all that ask for it meanwhile."""
+    result = running.get(reference)
+    if result is None:
+
+        def forget(done: asyncio.Future[T]) -> None:
+            del running[reference]
+            if not done.cancelled():
+                # Marks the exception as seen, where every waiter has gone.
+                done.exception()
+
+        result = asyncio.get_running_loop().run_in_executor(executor, work, reference)
+        running[reference] = result
+        result.add_done_callback(forget)
+    # Whoever gives up must not stop it for the others.
+    return await asyncio.shield(result)

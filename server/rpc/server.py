@@ -21,7 +21,7 @@ GENERATION = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationServi
 ADAPTERS = adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name
 
 # Methods of the wire that answer UNIMPLEMENTED in this version, as `Service/Method`.
-UNIMPLEMENTED_METHODS = ("GenerationService/Classify", "AdapterService/WatchAdapters")
+UNIMPLEMENTED_METHODS = ("GenerationService/Classify",)
 
 _LOADING = "the server is loading its base model; try again shortly"
 _DRAINING = "the server is shutting down"

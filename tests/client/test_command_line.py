@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from understudy.__main__ import main
 from understudy.v1 import adapter_service_pb2 as adapter_pb
@@ -235,6 +236,38 @@ def test_info(scripted: Any, run: Run) -> None:
     assert json.loads(run("info", "--json")[1])["deterministic"] is True
 
 
+def test_watch(scripted: Any, run: Run) -> None:
+    adapter = types_pb.Adapter(name="summary", version="0123456789abcdef", tier=types_pb.TIER_HOST)
+
+    def changes(_: Any, context: Any) -> Iterator[Any]:
+        for change, fields in (
+            (adapter_pb.ADAPTER_CHANGE_RESIDENT, {}),
+            (adapter_pb.ADAPTER_CHANGE_SYNCED, {"adapter": None}),
+            (adapter_pb.ADAPTER_CHANGE_ALIAS, {"alias": "stable"}),
+            (adapter_pb.ADAPTER_CHANGE_ALIAS, {}),
+        ):
+            yield adapter_pb.WatchAdaptersResponse(
+                **{"change": change, "adapter": adapter, "at": Timestamp(seconds=1)} | fields
+            )
+        if context.time_remaining() is not None and context.time_remaining() < 1e6:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "over")
+
+    scripted.handlers["WatchAdapters"] = changes
+    for arguments in ([], ["--timeout", "5"]):
+        code, out, _ = run("watch", "--prefix", "sum", *arguments)
+        assert code == 0
+        assert [line.split()[1:] for line in out.splitlines()] == [
+            ["resident", "summary@0123456789abcdef", "host"],
+            ["alias", "summary@0123456789abcdef", "host", "is", "summary@stable"],
+            ["alias", "summary@0123456789abcdef", "host", "is", "summary"],
+        ]
+    assert scripted.requests["WatchAdapters"][0].name_prefix == "sum"
+    lines = run("watch", "--json")[1].splitlines()
+    assert [json.loads(line)["change"] for line in lines] == [
+        "resident", "synced", "alias", "alias",
+    ]  # fmt: skip
+
+
 def test_adapters(scripted: Any, run: Run) -> None:
     adapter = types_pb.Adapter(
         name="summary",
@@ -252,6 +285,8 @@ def test_adapters(scripted: Any, run: Run) -> None:
         ),
         "LoadAdapter": lambda *_: adapter_pb.LoadAdapterResponse(adapter=adapter, load_s=0.5),
         "UnloadAdapter": lambda *_: adapter_pb.UnloadAdapterResponse(num_leases=3),
+        "PinAdapter": lambda *_: adapter_pb.PinAdapterResponse(adapter=adapter),
+        "SetAlias": lambda *_: adapter_pb.SetAliasResponse(adapter=adapter),
     }
     code, out, _ = run("adapters", "list", "--prefix", "s", "--tier", "device")
     assert code == 0
@@ -269,6 +304,16 @@ def test_adapters(scripted: Any, run: Run) -> None:
     assert "Sum: {{ input }}" in run("adapters", "show", "summary")[1]
     shown = json.loads(run("adapters", "show", "summary", "--json")[1])
     assert shown["manifest"]["prompt_template"] == "Sum: {{ input }}"
+
+    assert "let go summary@0123456789abcdef" in run("adapters", "pin", "summary", "--off")[1]
+    run("adapters", "pin", "summary")
+    assert [r.pinned for r in scripted.requests["PinAdapter"]] == [False, True]
+    assert (
+        "summary@stable is 0123456789abcdef"
+        in run("adapters", "alias", "summary", "stable", "0123456789abcdef")[1]
+    )
+    assert "removed summary@stable" in run("adapters", "alias", "summary", "stable", "--remove")[1]
+    assert [r.version for r in scripted.requests["SetAlias"]] == ["0123456789abcdef", ""]
 
     assert "3 requests still run" in run("adapters", "unload", "summary")[1]
     unloaded = json.loads(run("adapters", "unload", "summary", "--json")[1])

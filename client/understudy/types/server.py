@@ -23,6 +23,11 @@ class AdapterChange(StrEnum):
     UNLOADED = "unloaded"
     TIER = "tier"
     ALIAS = "alias"
+    PINNED = "pinned"
+    RESIDENT = "resident"
+    """It was in memory when the watch began."""
+    SYNCED = "synced"
+    """All that was in memory has been told; the adapter is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class AdapterInfo:
     base_fingerprint: str
     trained_quantization: str
     warnings: tuple[str, ...]
+    current: bool = False
+    """A request for the bare name gets this version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +110,7 @@ class AdapterEvent:
 
     change: AdapterChange
     adapter: AdapterInfo
+    """After the change. Without a version where an alias was removed."""
     at: datetime | None
+    alias: str = ""
+    """Of ALIAS: which one. Empty: what the bare name means."""

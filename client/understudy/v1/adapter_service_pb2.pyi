@@ -29,18 +29,42 @@ class _AdapterChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adapter
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_CHANGE_UNSPECIFIED: _AdapterChange.ValueType  # 0
     ADAPTER_CHANGE_LOADED: _AdapterChange.ValueType  # 1
+    """It was read into host memory."""
     ADAPTER_CHANGE_UNLOADED: _AdapterChange.ValueType  # 2
+    """UnloadAdapter took it out of service. Requests that hold it finish; TIER follows the last."""
     ADAPTER_CHANGE_TIER: _AdapterChange.ValueType  # 3
+    """It went to another tier: into a device slot, out of it, or out of memory (TIER_DISK, also if
+    the store does not hold it).
+    """
     ADAPTER_CHANGE_ALIAS: _AdapterChange.ValueType  # 4
+    """`alias` points to it from now on."""
+    ADAPTER_CHANGE_PINNED: _AdapterChange.ValueType  # 5
+    """It was pinned, or let go."""
+    ADAPTER_CHANGE_RESIDENT: _AdapterChange.ValueType  # 6
+    """It was in memory when the watch began."""
+    ADAPTER_CHANGE_SYNCED: _AdapterChange.ValueType  # 7
+    """All that was in memory has been told; changes follow. Without an adapter."""
 
 class AdapterChange(_AdapterChange, metaclass=_AdapterChangeEnumTypeWrapper):
     """What happened to an adapter."""
 
 ADAPTER_CHANGE_UNSPECIFIED: AdapterChange.ValueType  # 0
 ADAPTER_CHANGE_LOADED: AdapterChange.ValueType  # 1
+"""It was read into host memory."""
 ADAPTER_CHANGE_UNLOADED: AdapterChange.ValueType  # 2
+"""UnloadAdapter took it out of service. Requests that hold it finish; TIER follows the last."""
 ADAPTER_CHANGE_TIER: AdapterChange.ValueType  # 3
+"""It went to another tier: into a device slot, out of it, or out of memory (TIER_DISK, also if
+the store does not hold it).
+"""
 ADAPTER_CHANGE_ALIAS: AdapterChange.ValueType  # 4
+"""`alias` points to it from now on."""
+ADAPTER_CHANGE_PINNED: AdapterChange.ValueType  # 5
+"""It was pinned, or let go."""
+ADAPTER_CHANGE_RESIDENT: AdapterChange.ValueType  # 6
+"""It was in memory when the watch began."""
+ADAPTER_CHANGE_SYNCED: AdapterChange.ValueType  # 7
+"""All that was in memory has been told; changes follow. Without an adapter."""
 Global___AdapterChange: _TypeAlias = AdapterChange  # noqa: Y015
 
 @_typing.final
@@ -61,9 +85,12 @@ class ListAdaptersRequest(_message.Message):
     tier: _types_pb2.Tier.ValueType
     """Keep this tier only. Unspecified: all."""
     page_size: _builtins.int
-    """Most adapters to return. 0: the server's default of 100."""
+    """Most adapters to return. 0: the server's default of 100; above 1000 counts as 1000. A page may
+    hold fewer, even none, and not be the last: where filters leave little, the server stops
+    looking after a while.
+    """
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the page before. It is a place in the order and does not expire."""
     def __init__(
         self,
         *,
@@ -341,8 +368,11 @@ class SetAliasRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     alias: _builtins.str
+    """`latest` is what the bare name means, too."""
     version: _builtins.str
-    """Empty: removes the alias."""
+    """Empty: removes the alias. A bare name that was used stays what it is; without `latest`, one
+    that was not means the store's newest version.
+    """
     def __init__(
         self,
         *,
@@ -404,16 +434,23 @@ Global___WatchAdaptersRequest: _TypeAlias = WatchAdaptersRequest  # noqa: Y015
 
 @_typing.final
 class WatchAdaptersResponse(_message.Message):
-    """One change."""
+    """One change. Those of one version come in order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGE_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     change: Global___AdapterChange.ValueType
+    alias: _builtins.str
+    """Of ALIAS: which one. Empty: what the bare name means."""
     @_builtins.property
-    def adapter(self) -> _types_pb2.Adapter: ...
+    def adapter(self) -> _types_pb2.Adapter:
+        """The version after the change; its tier and pin are those of the moment. Without a version where
+        an alias was removed.
+        """
+
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -422,10 +459,11 @@ class WatchAdaptersResponse(_message.Message):
         change: Global___AdapterChange.ValueType = ...,
         adapter: _types_pb2.Adapter | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "at", b"at", "change", b"change"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "at", b"at", "change", b"change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

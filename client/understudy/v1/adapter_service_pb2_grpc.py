@@ -27,6 +27,14 @@ if _version_not_supported:
 
 class AdapterServiceStub(object):
     """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
     """
 
     def __init__(self, channel):
@@ -74,10 +82,19 @@ class AdapterServiceStub(object):
 
 class AdapterServiceServicer(object):
     """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
     """
 
     def ListAdapters(self, request, context):
-        """Adapters by name, newest version first.
+        """Adapters by name, newest version first. A page takes about as long whatever there is beside
+        it; what is published or removed meanwhile may or may not be shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,14 +129,19 @@ class AdapterServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias at a version, atomically.
+        """Points an alias at a version, atomically: each request gets the old version or the new one.
+        Where the name is in use the version is loaded first; if it cannot be, nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAdapters(self, request, context):
-        """Streams changes of residency and aliases as they happen.
+        """Streams changes of residency and aliases as they happen. It begins with one RESIDENT for each
+        version in memory and then SYNCED; nothing is lost in between. A watcher that reads too slowly
+        is ended with RESOURCE_EXHAUSTED and holds nobody up: to watch again begins with what is in
+        memory then. A server that shuts down ends the stream with UNAVAILABLE. Aliases that another
+        process moves in the store are told only where the server watches its store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +195,14 @@ def add_AdapterServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdapterService(object):
     """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
     """
 
     @staticmethod

@@ -27,14 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterServiceStub:
-    """The adapters a server knows."""
+    """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdapterServiceAsyncStub: ...
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]
-    """Adapters by name, newest version first."""
+    """Adapters by name, newest version first. A page takes about as long whatever there is beside
+    it; what is published or removed meanwhile may or may not be shown.
+    """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.GetAdapterRequest, _adapter_service_pb2.GetAdapterResponse]
     """One adapter with its manifest and evaluation results."""
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.LoadAdapterRequest, _adapter_service_pb2.LoadAdapterResponse]
@@ -44,17 +55,35 @@ class AdapterServiceStub:
     PinAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.PinAdapterRequest, _adapter_service_pb2.PinAdapterResponse]
     """Keeps an adapter in memory, or lets it go."""
     SetAlias: _grpc.UnaryUnaryMultiCallable[_adapter_service_pb2.SetAliasRequest, _adapter_service_pb2.SetAliasResponse]
-    """Points an alias at a version, atomically."""
+    """Points an alias at a version, atomically: each request gets the old version or the new one.
+    Where the name is in use the version is loaded first; if it cannot be, nothing changes.
+    """
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_service_pb2.WatchAdaptersRequest, _adapter_service_pb2.WatchAdaptersResponse]
-    """Streams changes of residency and aliases as they happen."""
+    """Streams changes of residency and aliases as they happen. It begins with one RESIDENT for each
+    version in memory and then SYNCED; nothing is lost in between. A watcher that reads too slowly
+    is ended with RESOURCE_EXHAUSTED and holds nobody up: to watch again begins with what is in
+    memory then. A server that shuts down ends the stream with UNAVAILABLE. Aliases that another
+    process moves in the store are told only where the server watches its store.
+    """
 
 @_typing.type_check_only
 class AdapterServiceAsyncStub(AdapterServiceStub):
-    """The adapters a server knows."""
+    """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.ListAdaptersRequest, _adapter_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
-    """Adapters by name, newest version first."""
+    """Adapters by name, newest version first. A page takes about as long whatever there is beside
+    it; what is published or removed meanwhile may or may not be shown.
+    """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.GetAdapterRequest, _adapter_service_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """One adapter with its manifest and evaluation results."""
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.LoadAdapterRequest, _adapter_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
@@ -64,12 +93,28 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     PinAdapter: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.PinAdapterRequest, _adapter_service_pb2.PinAdapterResponse]  # type: ignore[assignment]
     """Keeps an adapter in memory, or lets it go."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_adapter_service_pb2.SetAliasRequest, _adapter_service_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias at a version, atomically."""
+    """Points an alias at a version, atomically: each request gets the old version or the new one.
+    Where the name is in use the version is loaded first; if it cannot be, nothing changes.
+    """
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_service_pb2.WatchAdaptersRequest, _adapter_service_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
-    """Streams changes of residency and aliases as they happen."""
+    """Streams changes of residency and aliases as they happen. It begins with one RESIDENT for each
+    version in memory and then SYNCED; nothing is lost in between. A watcher that reads too slowly
+    is ended with RESOURCE_EXHAUSTED and holds nobody up: to watch again begins with what is in
+    memory then. A server that shuts down ends the stream with UNAVAILABLE. Aliases that another
+    process moves in the store are told only where the server watches its store.
+    """
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The adapters a server knows."""
+    """The adapters a server knows.
+
+    A request names an adapter in one of three ways. `name@version` is one content for ever.
+    `name@alias` is what the alias of the store points to; SetAlias counts at once, a change by
+    another process within a second. A bare `name` is the name's current version, whichever of these
+    came last: the version that LoadAdapter loaded, the version that SetAlias pointed `latest` to,
+    or, at first use, what the store's `latest` points to (its newest version, if there is no such
+    alias). Where the server watches its store, names follow what others publish there, unless
+    LoadAdapter read them from elsewhere. So to roll back is to point `latest` to the version before.
+    """
 
     @_abc_1.abstractmethod
     def ListAdapters(
@@ -77,7 +122,9 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.ListAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.ListAdaptersResponse, _abc.Awaitable[_adapter_service_pb2.ListAdaptersResponse]]:
-        """Adapters by name, newest version first."""
+        """Adapters by name, newest version first. A page takes about as long whatever there is beside
+        it; what is published or removed meanwhile may or may not be shown.
+        """
 
     @_abc_1.abstractmethod
     def GetAdapter(
@@ -117,7 +164,9 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_service_pb2.SetAliasResponse, _abc.Awaitable[_adapter_service_pb2.SetAliasResponse]]:
-        """Points an alias at a version, atomically."""
+        """Points an alias at a version, atomically: each request gets the old version or the new one.
+        Where the name is in use the version is loaded first; if it cannot be, nothing changes.
+        """
 
     @_abc_1.abstractmethod
     def WatchAdapters(
@@ -125,6 +174,11 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_service_pb2.WatchAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_service_pb2.WatchAdaptersResponse], _abc.AsyncIterator[_adapter_service_pb2.WatchAdaptersResponse]]:
-        """Streams changes of residency and aliases as they happen."""
+        """Streams changes of residency and aliases as they happen. It begins with one RESIDENT for each
+        version in memory and then SYNCED; nothing is lost in between. A watcher that reads too slowly
+        is ended with RESOURCE_EXHAUSTED and holds nobody up: to watch again begins with what is in
+        memory then. A server that shuts down ends the stream with UNAVAILABLE. Aliases that another
+        process moves in the store are told only where the server watches its store.
+        """
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -649,6 +649,7 @@ class Adapter(_message.Message):
     BASE_FINGERPRINT_FIELD_NUMBER: _builtins.int
     TRAINED_QUANTIZATION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """Content hash of the version."""
@@ -666,6 +667,8 @@ class Adapter(_message.Message):
     base_fingerprint: _builtins.str
     trained_quantization: _builtins.str
     """Quantization of the base it was trained on."""
+    current: _builtins.bool
+    """A request for the bare name gets this version."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Aliases that point to this version."""
@@ -696,10 +699,11 @@ class Adapter(_message.Message):
         base_fingerprint: _builtins.str = ...,
         trained_quantization: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        current: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_at", b"last_used_at", "loaded_at", b"loaded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_fingerprint", b"base_fingerprint", "last_used_at", b"last_used_at", "loaded_at", b"loaded_at", "method", b"method", "name", b"name", "num_leases", b"num_leases", "num_virtual_tokens", b"num_virtual_tokens", "pinned", b"pinned", "rank", b"rank", "size_bytes", b"size_bytes", "tier", b"tier", "trained_quantization", b"trained_quantization", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_fingerprint", b"base_fingerprint", "current", b"current", "last_used_at", b"last_used_at", "loaded_at", b"loaded_at", "method", b"method", "name", b"name", "num_leases", b"num_leases", "num_virtual_tokens", b"num_virtual_tokens", "pinned", b"pinned", "rank", b"rank", "size_bytes", b"size_bytes", "tier", b"tier", "trained_quantization", b"trained_quantization", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
