@@ -19,6 +19,7 @@ from understudy.artifact import (
     TENSORS_FILE,
     ArtifactError,
     check_name,
+    read_facts,
     read_manifest,
 )
 
@@ -121,7 +122,7 @@ def list_versions(args: argparse.Namespace) -> int:
         for version in entry.versions:
             directory = store / name / version
             try:
-                method = (read_manifest(directory) or _no_manifest()).method
+                method = read_facts(directory).method
             except ArtifactError:
                 method = ""
             rows.append(

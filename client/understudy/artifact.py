@@ -392,6 +392,15 @@ def read_manifest(directory: Path) -> Manifest | None:
     return Manifest.from_json(read_text(path)) if path.exists() else None
 
 
+def read_facts(directory: Path) -> Manifest:
+    """The manifest without the template, whose compiling takes most of the time: for lists.
+
+    Raises ArtifactError, also where there is no manifest.
+    """
+    data = read_json_object(directory / MANIFEST_FILE)
+    return Manifest.from_object({**data, "prompt_template": None})
+
+
 def verify(directory: Path) -> Manifest:
     """Re-hashes an artifact against its manifest. Raises ArtifactError naming what differs."""
     manifest = read_manifest(directory)

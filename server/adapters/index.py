@@ -3,6 +3,7 @@
 A few hundred bytes for each version that nobody uses. Methods read the disk where they must.
 """
 
+import logging
 import os
 import stat
 import sys
@@ -11,18 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy import store as layout
-from understudy.artifact import (
-    MANIFEST_FILE,
-    TENSORS_FILE,
-    ArtifactError,
-    Manifest,
-    read_json_object,
-)
+from understudy.artifact import TENSORS_FILE, ArtifactError, read_facts
 
 # A folder that changed this short a time before it was read may change again without its time
 # telling: clocks of file systems tick this coarsely at worst.
 _COARSE_NS = 2_000_000_000
 _UNSURE = -1
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,12 @@ class StoreIndex:
             return seen.entry
         # The time is older than the content: a change meanwhile shows at the next look.
         sure = _sure(changed_ns)
-        entry = layout.read_entry(self._root, name)
+        try:
+            entry = layout.read_entry(self._root, name)
+        except PermissionError as error:
+            # One folder must not spoil the others.
+            _LOG.warning("%s cannot be read: %s", name, error.strerror)
+            entry = layout.Entry()
         if seen is not None:
             for version in set(seen.entry.versions) - set(entry.versions):
                 self._facts.pop((name, version), None)
@@ -101,9 +102,7 @@ class StoreIndex:
         if facts is None:
             directory = self._root / name / version
             try:
-                # Compiling the template would take most of the time.
-                data = {**read_json_object(directory / MANIFEST_FILE), "prompt_template": None}
-                manifest = Manifest.from_object(data)
+                manifest = read_facts(directory)
                 size = (directory / TENSORS_FILE).stat().st_size
             except (ArtifactError, OSError):
                 return None

@@ -4,8 +4,10 @@ Names from requests are checked before they touch a path; symlinks are never fol
 store (see `understudy.store`). A server without a store folder sees an empty store.
 """
 
+import bisect
+import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from understudy import store as layout
 from understudy.artifact import ArtifactError, Manifest, check_name, read_manifest
 
 _LOG = logging.getLogger(__name__)
+_MAX_COMPARED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,19 @@ def parse_reference(text: str, field: str = "adapter") -> Reference:
     except ArtifactError as error:
         raise InvalidRequestError(field, str(error)) from error
     return Reference(name, selector)
+
+
+def close_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Up to three of the names that look like `name`, the closest first.
+
+    Of very many only those beside it in the alphabet are compared: a name that nobody has must cost
+    nobody much.
+    """
+    names = sorted(known)
+    if len(names) > _MAX_COMPARED:
+        begin = max(0, bisect.bisect(names, name) - _MAX_COMPARED // 2)
+        names = names[begin : begin + _MAX_COMPARED]
+    return tuple(difflib.get_close_matches(name, names))
 
 
 class AdapterStore:

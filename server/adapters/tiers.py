@@ -6,7 +6,6 @@ new version of a name never touches the old one: requests in flight finish on th
 """
 
 import contextlib
-import difflib
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
 from server.adapters.lease import AdapterLease, Resident
 from server.adapters.sources import resolve_source
-from server.adapters.store import AdapterStore, Reference
+from server.adapters.store import AdapterStore, Reference, close_names
 from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
 from server.types import (
@@ -158,17 +157,24 @@ class AdapterTiers:
         return exact
 
     def load_fetched(self, name: str, directory: Path, source: str, pin: bool) -> Reference:
-        """Loads what was fetched from `source`, and publishes it first if it can. *Blocking.*
+        """Loads what was fetched from `source`, then publishes it if it can. *Blocking.*
 
         Without a manifest, or a store that can be written, it stays in memory only. `directory` may
         go afterwards. Raises AdapterRefusedError, AdapterMemoryError.
         """
         adapter = self._load(directory, name, None, source.split("://", 1)[0])
-        published = bool(adapter.manifest_json) and self.store.publish(directory, name)
-        if published and self.store.root is not None:
+        if adapter.manifest_json and self.store.root is not None:
             adapter = replace(adapter, directory=self.store.root / name / adapter.version)
-        self._install(adapter, None, pin=pin, follow=published)
-        return Reference(name, adapter.version)
+        self._install(adapter, None, pin=pin, follow=False)
+        exact = Reference(name, adapter.version)
+        if adapter.manifest_json and self.store.publish(directory, name):
+            with self._lock:
+                resident = self._residents.get((name, adapter.version))
+                if resident is not None and not resident.stored:
+                    resident.stored = self.store.hold(name, adapter.version)
+                if self._current.get(name) == adapter.version:
+                    self._following.add(name)
+        return exact
 
     def unload(self, reference: Reference) -> int:
         """Takes a version out of service; returns how many requests still hold it. *Blocking.*
@@ -294,11 +300,9 @@ class AdapterTiers:
         if reference.selector and name in names:
             selectors = {*self.store.aliases(name), *self.store.versions(name)}
             selectors |= {version for other, version in resident if other == name}
-            close = difflib.get_close_matches(reference.selector, sorted(selectors))
+            close = close_names(reference.selector, selectors)
             return AdapterNotFoundError(str(reference), tuple(f"{name}@{c}" for c in close))
-        return AdapterNotFoundError(
-            str(reference), tuple(difflib.get_close_matches(name, sorted(names)))
-        )
+        return AdapterNotFoundError(str(reference), close_names(name, names))
 
     def _pointed(self, name: str, alias: str, version: str, looked_up: float) -> str:
         """What an alias means that meant `version` when it was looked up: it may have been set

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from server.adapters import index as module
 from server.adapters.index import StoreIndex
+from server.adapters.store import close_names
 from understudy import store as layout
 from understudy.artifact import MANIFEST_FILE, TENSORS_FILE, Manifest
 
@@ -175,3 +176,33 @@ def test_a_change_within_one_tick_of_the_clock_is_seen(
     add(tmp_path, "first", VERSIONS[2])
     os.utime(tmp_path / "first", ns=(changed, changed))
     assert len(index.entry("first").versions) == 2, "without the margin it is missed"
+
+
+def test_a_folder_that_cannot_be_read_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        add(tmp_path, name, VERSIONS[0])
+    read_entry = layout.read_entry
+
+    def denied(store: Path, name: str) -> layout.Entry:
+        # As the system says, which lets a superuser read everything.
+        if name == "first":
+            raise PermissionError(13, "Permission denied")
+        return read_entry(store, name)
+
+    monkeypatch.setattr(layout, "read_entry", denied)
+    index = StoreIndex(tmp_path)
+    assert index.names() == ["second"]
+    assert index.entry("first") == layout.Entry()
+
+
+def test_names_that_look_alike() -> None:
+    names = [f"name{number:05}" for number in range(5000)]
+    assert close_names("name00042x", names)[0] == "name00042"
+    assert close_names("nmae", ["name", "other"]) == ("name",)
+    assert close_names("zzz", names) == ()
+    assert close_names("anything", []) == ()
+    started = time.perf_counter()
+    close_names("name00042x", names)
+    assert time.perf_counter() - started < 0.1
