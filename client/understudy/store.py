@@ -227,7 +227,8 @@ def _read_alias(path: Path) -> str | None:
 def _is_sound(directory: Path) -> bool:
     try:
         verify(directory)
-    except ArtifactError:
+    except (ArtifactError, OSError):
+        # Also if it is removed meanwhile.
         return False
     return True
 
