@@ -25,6 +25,7 @@ PAGES = [
     "docs/training.md",
     "docs/store.md",
     "docs/evaluation.md",
+    "docs/evaluation-runs.md",
 ]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")

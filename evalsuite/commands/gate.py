@@ -78,7 +78,8 @@ def _gate(arguments: argparse.Namespace) -> int:
             tests=tests,
         )
         result = judge(played.results, settings)
-        write_report(arguments, plan, played)
+        if arguments.server is not None:
+            write_report(arguments, plan, played)
         return result
 
     result = evaluated(arguments, asked, use)

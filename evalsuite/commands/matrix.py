@@ -57,7 +57,7 @@ def with_text(arguments: argparse.Namespace) -> list[str]:
 
 
 def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Matrix:
-    """Builds the matrix and writes `matrix.json`, beside the run's report."""
+    """Builds the matrix and writes `matrix.json`; after asking, the run's report too."""
     settings = MatrixSettings(
         test_config(arguments, plan.seed),
         arguments.correction,
@@ -65,7 +65,8 @@ def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Ma
         arguments.sequence,
     )
     matrix = build_matrix(played.results, played.models, settings, plan.seed)
-    write_report(arguments, plan, played)
+    if arguments.server is not None:
+        write_report(arguments, plan, played)
     fields = matrix_fields(matrix)
     write_text(arguments.out / MATRIX_FILE, [json.dumps(fields, indent=2), "\n"])
     return matrix
