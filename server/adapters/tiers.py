@@ -73,8 +73,6 @@ class AdapterTiers:
         self._on_pinned = on_pinned
         self._on_change = on_change
         self._lock = threading.Lock()
-        # Held while an alias moves in the store and then here: the last one in is it in both.
-        self._moving = threading.Lock()
         self._residents: dict[Key, Resident] = {}
         # What a bare name means; stays when the version is evicted, so that it comes back.
         self._current: dict[str, str] = {}
