@@ -212,6 +212,7 @@ class App:
             on_freed=engine.evict,
             on_pinned=engine.pin,
             on_change=feed.observe,
+            breathe=self._loader.breathe,
         )
         catalog = Catalog(tiers, lambda: engine.stats().slots, self.config.engine.num_adapter_slots)
         self.metrics.watch_engine(engine.stats, self.config.engine.block_size)

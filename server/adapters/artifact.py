@@ -118,8 +118,10 @@ def load_artifact(
     limits: ArtifactLimits,
     name: str,
     root: Path | None = None,
+    breathe: Callable[[], None] = lambda: None,
 ) -> AdapterVersion:
-    """Reads and checks the artifact in `directory`; it will serve as `name`.
+    """Reads and checks the artifact in `directory`; it will serve as `name`. `breathe` is called
+    every so often, and may take its time.
 
     Every file must lie below `root` after resolving symlinks (default: `directory` itself).
     Raises AdapterRefusedError with the reason, and AdapterMemoryError before it reads tensors that
@@ -128,7 +130,7 @@ def load_artifact(
     try:
         check_name(name)
         _check_files(directory, (root or directory).resolve())
-        return _load(directory, base, limits, name)
+        return _load(directory, base, limits, name, breathe)
     except ArtifactError as error:
         raise AdapterRefusedError(str(error)) from error
     except OSError as error:
@@ -157,7 +159,13 @@ def _check_files(directory: Path, root: Path) -> None:
         raise AdapterRefusedError(f"{CONFIG_FILE}: missing")
 
 
-def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) -> AdapterVersion:
+def _load(
+    directory: Path,
+    base: BaseInfo,
+    limits: ArtifactLimits,
+    name: str,
+    breathe: Callable[[], None],
+) -> AdapterVersion:
     config_text = read_text(directory / CONFIG_FILE)
     config = parse_json_object(config_text, CONFIG_FILE)
     method = _method(config)
@@ -177,6 +185,7 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
         max_bytes=limits.max_bytes,
         check_size=partial(_check_size, name, limits),
         pin_memory=base.device.startswith("cuda"),
+        breathe=breathe,
     )
     found_hash = content_hash_of(config, manifest, file.by_name())
     if sealed is not None:
@@ -188,7 +197,9 @@ def _load(directory: Path, base: BaseInfo, limits: ArtifactLimits, name: str) ->
         check_file_hashes(replace(sealed, files=dict.fromkeys(hashes, "") | sealed.files), hashes)
         check_content_hash(sealed, found_hash)
     tensors = file.tensors
+    breathe()
     weights = READERS[method](config, tensors, base)
+    breathe()
     _check_limits(weights, manifest, limits)
     return AdapterVersion(
         name=name,

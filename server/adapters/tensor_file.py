@@ -18,6 +18,7 @@ from understudy.artifact import (
     take_safetensors_header,
 )
 
+_BLOCK_BYTES = 1 << 20
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -36,12 +37,15 @@ class TensorFile:
     """By their bytes."""
     data: torch.Tensor
     """The bytes behind the header [n]."""
+    breathe: Callable[[], None]
+    """Called after each piece of work on the bytes."""
 
     @property
     def sha256(self) -> str:
         """Of the file, in hex."""
         digest = hashlib.sha256(self.header)
-        digest.update(self._bytes)
+        for block in self._blocks(0, len(self.data)):
+            digest.update(block)
         return digest.hexdigest()
 
     @cached_property
@@ -50,11 +54,16 @@ class TensorFile:
         their element's size."""
         return {entry.name: self._tensor(entry) for entry in self.entries}
 
-    def by_name(self) -> Iterator[tuple[TensorEntry, list[memoryview]]]:
+    def by_name(self) -> Iterator[tuple[TensorEntry, Iterator[memoryview]]]:
         """The tensors sorted by name, each with its bytes."""
         start = len(self.header)
         for entry in sorted(self.entries, key=lambda entry: entry.name):
-            yield entry, [self._bytes[entry.begin - start : entry.end - start]]
+            yield entry, self._blocks(entry.begin - start, entry.end - start)
+
+    def _blocks(self, begin: int, end: int) -> Iterator[memoryview]:
+        for first in range(begin, end, _BLOCK_BYTES):
+            yield self._bytes[first : min(end, first + _BLOCK_BYTES)]
+            self.breathe()
 
     @cached_property
     def _bytes(self) -> memoryview:
@@ -70,10 +79,15 @@ class TensorFile:
 
 
 def read_tensor_file(
-    path: Path, *, max_bytes: int, check_size: Callable[[int], None], pin_memory: bool
+    path: Path,
+    *,
+    max_bytes: int,
+    check_size: Callable[[int], None],
+    pin_memory: bool,
+    breathe: Callable[[], None],
 ) -> TensorFile:
     """Reads `path`. `check_size` is told the bytes of all tensors before they are read, and may
-    raise. `pin_memory`: for fast copies to a CUDA device.
+    raise. `pin_memory`: for fast copies to a CUDA device. `breathe` is called every so often.
 
     Raises AdapterRefusedError for a larger file than `max_bytes`, ArtifactError for one that is not
     safetensors, and OSError.
@@ -90,11 +104,12 @@ def read_tensor_file(
         data = torch.empty(size - len(header), dtype=torch.uint8, pin_memory=pin_memory)
         left = _memory(data)
         while left:
-            count = file.readinto(left)
+            count = file.readinto(left[:_BLOCK_BYTES])
             if not count:
                 raise ArtifactError(f"{path.name}: truncated")
             left = left[count:]
-    return TensorFile(header, entries, data)
+            breathe()
+    return TensorFile(header, entries, data, breathe)
 
 
 def _memory(data: torch.Tensor) -> memoryview:

@@ -57,12 +57,14 @@ class AdapterTiers:
         on_freed: Callable[[str, str], None],
         on_change: AdapterObserver = unobserved,
         on_pinned: Callable[[str, str, bool], None] = lambda *_: None,
+        breathe: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_freed(name, version)` is called when a version has left host memory.
 
         It may run in the engine's thread (the last lease ends there) and must not block.
         `on_change` is told of what enters and leaves host memory, and of names;
-        `on_pinned(name, version, pinned)` is called when a version is pinned, or let go.
+        `on_pinned(name, version, pinned)` is called when a version is pinned, or let go;
+        `breathe` every so often while one is read.
         """
         self.store = store
         self._base = base
@@ -71,6 +73,7 @@ class AdapterTiers:
         self._metrics = metrics
         self._on_freed = on_freed
         self._on_pinned = on_pinned
+        self._breathe = breathe
         self._on_change = on_change
         self._lock = threading.Lock()
         self._residents: dict[Key, Resident] = {}
@@ -344,7 +347,9 @@ class AdapterTiers:
     def _load(self, directory: Path, name: str, root: Path | None, source: str) -> AdapterVersion:
         started = time.monotonic()
         try:
-            adapter = load_artifact(directory, self._base, self._limits.artifact, name, root)
+            adapter = load_artifact(
+                directory, self._base, self._limits.artifact, name, root, self._breathe
+            )
         except Exception:
             self._metrics.adapter_load_failed(source)
             raise

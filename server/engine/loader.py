@@ -1,7 +1,5 @@
 """The thread that loads adapters, beside the engine's and in its favour."""
 
-import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -14,8 +12,8 @@ from server.models.processor import compute_with
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# As much as an unprivileged thread can give way.
-_NICE = 19
+# Processor time after which it rests: much less than a step takes.
+_BREATH_S = 0.002
 # While it rests, how often it looks whether anybody is disturbed at all.
 _LOOK_S = 0.01
 
@@ -23,9 +21,12 @@ _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
 class Loader(Executor):
-    """One thread at the lowest priority, with one thread's worth of torch, that works at most
-    `share` of the time while the engine is busy: after a job it rests in proportion to the
-    processor time that the job took.
+    """One thread that computes with one thread, and works at most `share` of the time while the
+    engine is busy: it rests in proportion to the processor time that it took, between jobs and
+    wherever a job calls `breathe`.
+
+    Its priority is not lower than the engine's: it would have to hold the interpreter's lock while
+    others are preferred to it, and the engine would wait for the lock.
 
     Jobs of `submit` read adapters from the store, in order. Those of `ahead` make device forms:
     somebody may wait for one right now, so they come first and do not wait for a rest, though they
@@ -40,6 +41,7 @@ class Loader(Executor):
         self._ahead: deque[_Job] = deque()
         self._jobs: deque[_Job] = deque()
         self._is_closed = False
+        self._worked_until = 0.0
         self._rest_until = 0.0
         self.ahead: Executor = _Ahead(self)
         """Its jobs come first."""
@@ -53,6 +55,18 @@ class Loader(Executor):
     def submit_ahead(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Runs `fn` before all that `submit` has not begun. Raises RuntimeError once closed."""
         return self._enter(self._ahead, lambda: fn(*args, **kwargs))
+
+    def breathe(self) -> None:
+        """Rests, if it is time. To be called by long jobs every so often; elsewhere it does
+        nothing."""
+        if threading.current_thread() is not self._thread:
+            return
+        if time.thread_time() - self._worked_until < _BREATH_S:
+            return
+        self._owe_rest()
+        while (job := self._next(breathing=True)) is not None:
+            self._do(job)
+            self._owe_rest()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more jobs; with `cancel_futures` those that are not begun never run."""
@@ -78,40 +92,48 @@ class Loader(Executor):
         return future
 
     def _run(self) -> None:
-        # Where the system has no such thing, the rests alone must do.
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         compute_with(1)
         while (job := self._next()) is not None:
-            future, work = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            began = time.thread_time()
+            self._do(job)
+            self._owe_rest()
+            # An adapter must not stay in memory because this frame still knows it.
+            del job
+
+    def _do(self, job: _Job) -> None:
+        future, work = job
+        if future.set_running_or_notify_cancel():
             try:
                 result = work()
             except BaseException as error:
                 future.set_exception(error)
             else:
                 future.set_result(result)
-            rest_s = (time.thread_time() - began) * (1 / self._share - 1)
-            self._rest_until = max(self._rest_until, time.monotonic()) + rest_s
-            # An adapter must not stay in memory because this frame still knows it.
-            del job, future, work
-            result = None
 
-    def _next(self) -> _Job | None:
-        """The next job, once its time has come; None once closed and empty."""
+    def _owe_rest(self) -> None:
+        """Notes the rest that is due for the work since it was last noted."""
+        now = time.thread_time()
+        rest_s = (now - self._worked_until) * (1 / self._share - 1)
+        self._worked_until = now
+        self._rest_until = max(self._rest_until, time.monotonic()) + rest_s
+
+    def _next(self, *, breathing: bool = False) -> _Job | None:
+        """The next job, once its time has come; None once closed and empty, or when a job that is
+        `breathing` may go on."""
         with self._changed:
             while True:
                 if self._ahead:
                     return self._ahead.popleft()
                 rest_s = self._rest_until - time.monotonic()
-                if self._jobs and (rest_s <= 0 or self._is_closed or not self._is_busy()):
+                if rest_s <= 0 or self._is_closed or not self._is_busy():
                     self._rest_until = min(self._rest_until, time.monotonic())
-                    return self._jobs.popleft()
-                if self._is_closed:
-                    return None
-                self._changed.wait(min(rest_s, _LOOK_S) if self._jobs else None)
+                    if breathing:
+                        return None
+                    if self._jobs:
+                        return self._jobs.popleft()
+                    if self._is_closed:
+                        return None
+                can_wait = not (breathing or self._jobs)
+                self._changed.wait(None if can_wait else min(max(rest_s, 0), _LOOK_S))
 
 
 class _Ahead(Executor):

@@ -17,6 +17,7 @@ from server.adapters.tiers import AdapterTiers, TierLimits
 from server.app import detect_hardware
 from server.config import BaseConfig, EngineConfig, ServerConfig, resolve
 from server.engine.engine import Engine
+from server.engine.loader import Loader
 from server.metrics import Metrics
 from server.models.loader import load_base
 from server.models.processor import compute_with
@@ -87,7 +88,8 @@ class EngineAlone:
                 dtype="bfloat16",
                 device=config.base.device,
             ).result()
-        self._engine = Engine(loaded, config.engine, self._metrics)
+        loader = Loader(config.adapters.load_share, lambda: self._engine.stats().num_running > 0)
+        self._engine = Engine(loaded, config.engine, self._metrics, loader=loader.ahead)
         limits = ArtifactLimits(
             max_bytes=config.adapters.max_adapter_bytes,
             max_lora_rank=config.engine.max_lora_rank,

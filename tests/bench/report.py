@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib.figure
 from rich import box
@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.machine import cpu_model
-from tests.bench.plan import Plan
 
 _ENGINES = {"ours": "Understudy", "peft": "transformers with PEFT", "vllm": "vLLM, CPU build"}
 _MARKS = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- end of measured -->)", re.DOTALL)
@@ -40,12 +39,24 @@ _LABELS = {
 }
 
 
-def surroundings(plan: Plan, versions: Mapping[str, str]) -> dict[str, Any]:
+class Rounds(Protocol):
+    """What of a plan is reported."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def rounds(self) -> int: ...
+
+
+def surroundings(
+    plan: Rounds, versions: Mapping[str, str], module: str = "tests.bench"
+) -> dict[str, Any]:
     """When, how and on what it was measured."""
     packages = ("torch", "transformers", "peft", "bitsandbytes")
     return {
         "date": datetime.date.today().isoformat(),
-        "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": cpu_model(),
         "threads": plan.threads,
         "rounds": plan.rounds,
@@ -146,9 +157,9 @@ def _page_lines(found: Mapping[str, Any], plot: str) -> list[str]:
         f"Measured {found['date']} with `{found['command']}`: {found['rounds']} rounds of each,",
         f"{found['threads']} threads, {found['cpu']}; {versions}.",
         "",
-        *_markdown(("variant", "tokens/s", "rounds", ""), rows(found)),
+        *markdown(("variant", "tokens/s", "rounds", ""), rows(found)),
         "",
-        *_markdown(("figure", ""), facts(found)),
+        *markdown(("figure", ""), facts(found)),
     ]
     if found["sweep"]:
         speeds = found["sweep"]
@@ -158,7 +169,7 @@ def _page_lines(found: Mapping[str, Any], plot: str) -> list[str]:
             "",
             "Tokens/s by number of distinct adapters in the batch of 16:",
             "",
-            *_markdown(
+            *markdown(
                 ("", *speeds["ours"]),
                 [
                     (
@@ -172,7 +183,8 @@ def _page_lines(found: Mapping[str, Any], plot: str) -> list[str]:
     return lines
 
 
-def _markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> list[str]:
+def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines."""
     lines = [headings, ["---"] * len(headings), *table]
     return ["| " + " | ".join(line) + " |" for line in lines]
 

@@ -456,6 +456,31 @@ def test_the_loader_rests_in_proportion_while_requests_run() -> None:
     loader.shutdown()
 
 
+def test_a_long_job_rests_between_its_parts() -> None:
+    loader = Loader(share=0.25, is_busy=lambda: True)
+    parts: list[float] = []
+
+    def work() -> None:
+        for _ in range(5):
+            began = time.thread_time()
+            while time.thread_time() - began < 0.01:
+                pass
+            loader.breathe()
+            parts.append(time.monotonic())
+
+    job = loader.submit(work)
+    while len(parts) < 2:
+        time.sleep(0.001)
+    # In the middle of it.
+    assert loader.ahead.submit(lambda: len(parts)).result(10) < 5
+    job.result(10)
+    assert all(b - a >= 0.035 for a, b in pairwise(parts))
+    loader.shutdown()
+    began = time.monotonic()
+    loader.breathe()
+    assert time.monotonic() - began < 0.02
+
+
 def test_a_closed_loader_takes_no_work() -> None:
     loader = Loader(share=1.0, is_busy=lambda: False)
     started, go_on = threading.Event(), threading.Event()
