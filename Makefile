@@ -1,14 +1,14 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-peers proto lock clean
+.PHONY: help demo test check bench bench-peers bench-adapters proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
 PEERS := .venv-peers
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(READY) ## train three adapters, serve them in one batch, score them
 	$(BIN)/python -m demo
@@ -30,6 +30,9 @@ bench: $(READY) ## measure throughput and latency on this machine, beside PEFT
 
 bench-peers: $(READY) $(PEERS)/.installed ## the same beside vLLM's CPU build, which it installs
 	$(BIN)/python -m tests.bench --peers $(PEERS)
+
+bench-adapters: $(READY) ## what ten thousand registered adapters cost, and loading beside requests
+	$(BIN)/python -m tests.bench.adapters
 
 proto: $(READY) ## generate the Python stubs from proto/
 	$(BIN)/python scripts/stubs.py

@@ -1,7 +1,9 @@
 """What loading adapters costs those who wait for one, and those who do not."""
 
 import asyncio
+import gc
 import time
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from server.adapters.store import AdapterStore
 from tests.bench.load import TIMEOUT_S
 from tests.bench.registry import Registry
 from understudy import AsyncClient, GenerateRequest, StoppingParams, StreamDelta, TokenIds
@@ -43,6 +46,24 @@ def resident_bytes(pid: int) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     return sum(int(fields[key].split()[0]) * 1024 for key in ("Private_Clean", "Private_Dirty"))
+
+
+def heap_bytes(root: Path) -> int:
+    """What Python allocates to list a store, and keeps: in this process, as tracing slows it."""
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    store = AdapterStore(root)
+    for _ in range(2):
+        for name in store.names():
+            for version in store.versions(name):
+                store.aliases_of(name, version)
+                store.facts(name, version)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    store.close()
+    return after - before
 
 
 async def list_all(address: str) -> tuple[int, float]:
