@@ -63,8 +63,14 @@ class Placer:
         self._device = device
 
     def num_bytes(self, weights: AdapterWeights) -> int:
-        """About what the device form of `weights` takes: its values in the base's type."""
-        return sum(tensor.numel() for tensor in tensors_of(weights)) * self._dtype.itemsize
+        """What the device form of `weights` takes, at most: its values in the base's type, and a
+        scale and a shift of a whole group's outputs where one of its linears has any."""
+        count = sum(tensor.numel() for tensor in tensors_of(weights))
+        for group in self._groups:
+            changes = (weights.linears.get(name) for name in group.names)
+            if any(change is not None and _is_more_than_low_rank(change) for change in changes):
+                count += 2 * group.columns[-1].stop
+        return count * self._dtype.itemsize
 
     def place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         """The device form of `weights`, which were checked against the base."""
