@@ -10,6 +10,7 @@ from pathlib import Path
 from evalsuite import tasks
 from evalsuite.data import sha256_files
 from evalsuite.errors import InputError, nearest
+from evalsuite.hub import PREFIX, fetched
 from evalsuite.metrics import build_metrics
 from evalsuite.samples import read_samples
 from evalsuite.subsets import Subset, split_subset
@@ -50,9 +51,10 @@ def load_tasks(
 ) -> tuple[Task, ...]:
     """The tasks of `--tasks`: built-in names, or paths of task files.
 
-    `NAME=PATH` names a task's data, `NAME@random:100:7` a subset of it: `first`, `random` or
-    `stratified`, its size and for the latter two a seed. `limit` is the size of the first samples
-    of tasks without a subset. Raises InputError for whatever does not fit.
+    `NAME=PATH` names a task's data (on the hub `hf:REPO:CONFIG:SPLIT`), `NAME@random:100:7` a
+    subset of it: `first`, `random` or `stratified`, its size and for the latter two a seed. `limit`
+    is the size of the first samples of tasks without a subset. Raises InputError for whatever does
+    not fit.
     """
     first = None if limit is None else Subset(limit)
     loaded = tuple(load(item, data_dir, first) for name in names for item in find(name))
@@ -69,6 +71,8 @@ def find(name: str) -> tuple[Found, ...]:
     name, subset = split_subset(name)
     name, _, data = name.partition("=")
     given = Path(data) if data else None
+    if data.startswith(PREFIX):
+        given = fetched(data)
     if Path(name).suffix in SUFFIXES:
         if not Path(name).is_file():
             raise InputError(f"--tasks: no file '{name}'")

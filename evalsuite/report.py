@@ -184,7 +184,9 @@ def signature(
     if row.kind is RowKind.TRIVIAL:
         parts.append(f"trivial:{result.trivial.kind if result.trivial else 'none'}")
     else:
-        template = "adapter" if row.kind is RowKind.ADAPTER else task.template_sha256[:12]
+        # In mode likelihood an adapter gets the base's prompt.
+        own = row.kind is RowKind.ADAPTER and task.spec.mode is not Mode.LIKELIHOOD
+        template = "adapter" if own else task.template_sha256[:12]
         parts += [f"template:{template}", f"shots:{row.shots}"]
         adapter = f"{row.adapter}@{row.version[:12]}" if row.adapter else "none"
         parts += [f"base:{model['base_fingerprint'][:12]}", f"quant:{model['quantization']}"]

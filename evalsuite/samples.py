@@ -97,7 +97,9 @@ def _target(row: DataRow, columns: Columns, choices: tuple[str, ...]) -> int:
 
 def lettered(sample: Sample, mode: Mode) -> Sample:
     """The options as lettered lines below the input, and letters as what is answered."""
-    options = [choice.strip() for choice in sample.choices]
+    # Continuations begin with the space that joins them; options given bare stay verbatim.
+    joined = all(choice.startswith(" ") for choice in sample.choices)
+    options = [choice[1:] if joined else choice for choice in sample.choices]
     if len(options) > len(string.ascii_uppercase):
         raise InputError(f"{len(options)} options, letters for at most 26")
     letters = string.ascii_uppercase[: len(options)]

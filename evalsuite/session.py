@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from evalsuite.errors import InputError, RequestRefused
 from evalsuite.fleet import Fleet, open_fleet
 from evalsuite.generator import Generator
+from evalsuite.hub import PREFIX
 from evalsuite.record import AnswerLog, write_text
 from evalsuite.registry import load_tasks
 from evalsuite.results import TRIVIAL, TaskResult, evaluate
@@ -86,7 +87,8 @@ def absolute(tasks: Sequence[str]) -> tuple[str, ...]:
     for task in tasks:
         name, equals, data = task.partition("=")
         name = str(Path(name).resolve()) if Path(name).suffix else name
-        found.append(f"{name}{equals}{Path(data).resolve() if data else ''}")
+        data = data if not data or data.startswith(PREFIX) else str(Path(data).resolve())
+        found.append(f"{name}{equals}{data}")
     return tuple(found)
 
 
