@@ -212,3 +212,16 @@ def test_dialogsum_has_three_references() -> None:
 def test_mrpc_has_no_pair_twice() -> None:
     pairs = [sample.input for sample in load("glue_mrpc").train]
     assert len(pairs) <= 4_077
+
+
+def test_reasoned_answers_are_found_in_every_task_of_bbh() -> None:
+    """Answers with brackets, lists and full stops come out as the worked examples end in them."""
+    read = 0
+    for prompt in sorted((DATA / "bbh" / "cot-prompts").glob("*.txt")):
+        (task,) = load_tasks([f"bbh_cot={DATA}/bbh/bbh/{prompt.stem}.json"], None)
+        answers = [gold(task, sample) for sample in task.samples]
+        assert score(task.metrics[0], task.samples, answers).value == 1, prompt.stem
+        shown = re.findall(r"So the answer is (.*?)\.?\n", task.samples[0].fields["cot"] + "\n")
+        assert len(shown) == 3, prompt.stem
+        read += 1
+    assert read >= 20
