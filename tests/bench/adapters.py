@@ -21,6 +21,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ from tests.bench.loading import (
     tokens_while,
     unload,
 )
+from tests.bench.machine import busy_s, used_s
 from tests.bench.registry import Registry
 from tests.bench.report import markdown, surroundings
 from tests.bench.rounds import Clock
@@ -53,6 +55,8 @@ from tests.process import ServerProcess, start
 _MARKS = re.compile(
     r"(<!-- measured adapters: .*? -->\n).*?(<!-- end of measured adapters -->)", re.DOTALL
 )
+QUIET_CORES = 0.2
+"""Others may use so many processors before the times are called into question."""
 _CACHE_BYTES = 1 << 28
 _LISTINGS = 4
 """Before memory is read: what one listing needs for itself, the next ones take again."""
@@ -122,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(found)
     if options.write is not None:
         _write(options.write, found)
+    if found["foreign_cores"] > QUIET_CORES:
+        print(
+            f"the machine was in use: {found['foreign_cores']} processors were busy with something "
+            "else, so take no time for more than a sign that the benchmark works",
+            file=sys.stderr,
+        )
     print(json.dumps(found))
     return 0
 
@@ -182,6 +192,7 @@ def _measure(
     asyncio.run(unload(server.address, registry.loaded[: plan.num_cold]))
     clock.say(f"first token: {found['cold_ms']} ms cold, {found['warm_ms']} ms warm")
 
+    others = _Others(server.process.pid)
     quiet: list[Window] = []
     loading: list[Window] = []
     for number in range(plan.rounds):
@@ -201,9 +212,26 @@ def _measure(
             f"{_p(loading[-1], 99):.1f} ms"
         )
     found |= _gap_figures(quiet, loading)
+    found["foreign_cores"] = round(others.cores(), 2)
     found["loads_per_s"] = round(median(w.num_loaded / w.duration_s for w in loading), 1)
     found["load_mb_per_s"] = round(found["loads_per_s"] * found["adapter_bytes"] / 1e6, 1)
     return found
+
+
+class _Others:
+    """Processors that were busy with neither the server nor this process, since it was made."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._begin = self._read()
+
+    def cores(self) -> float:
+        """On average."""
+        (began, foreign), (ended, now) = self._begin, self._read()
+        return max(0.0, (now - foreign) / (ended - began))
+
+    def _read(self) -> tuple[float, float]:
+        return time.monotonic(), busy_s() - used_s(self._pid) - time.process_time()
 
 
 def _start(plan: Plan, registry: Registry, load_share: float) -> ServerProcess:
@@ -293,6 +321,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         "itl_p50_ratio": "{itl_p50_ratio} of the median: {itl_ms_p50_loading} and {itl_ms_p50} ms",
         "loads_per_s": "{loads_per_s} adapters of rank 8 a second meanwhile, {load_mb_per_s} MB/s, "
         "by one thread with adapters.load_share {load_share}",
+        "foreign_cores": "{foreign_cores} processors busy with something else meanwhile",
     }
     return [(name, text.format(**found)) for name, text in lines.items()]
 

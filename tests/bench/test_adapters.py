@@ -51,6 +51,7 @@ def test_figures_agree(found: dict[str, Any]) -> None:
     assert found["cold_vs_warm_and_read"] == pytest.approx(ratio, rel=0.1)
     assert found["loads_per_s"] > 0
     assert found["load_share"] == 0.25
+    assert found["foreign_cores"] >= 0
 
 
 def test_the_page_shows_them(found: dict[str, Any], page: Path) -> None:
