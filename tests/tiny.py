@@ -1,5 +1,6 @@
 """A tiny base model and adapters for it, made on the spot: real parts in a second or two."""
 
+import warnings
 from pathlib import Path
 
 import peft
@@ -71,12 +72,15 @@ def make_adapter(
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base)
     architecture = type(model).__name__
-    adapted = peft.get_peft_model(model, config)
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.2)
-    adapted.save_pretrained(directory)
+    with warnings.catch_warnings():
+        # PEFT warns of norms, and of embeddings that it saves or that are tied.
+        warnings.simplefilter("ignore", UserWarning)
+        adapted = peft.get_peft_model(model, config)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(std=0.2)
+        adapted.save_pretrained(directory)
     seal(
         directory,
         Manifest(

@@ -10,7 +10,8 @@ import torch
 from server.adapters.norms import take_norms
 from server.adapters.peft_format import TENSORS
 from server.adapters.saved_modules import check_saved_found, take_saved_linears, with_saved
-from server.adapters.vocabulary import TrainedTokens, Vocabulary, take_vocabulary
+from server.adapters.trained_tokens import TrainedTokens
+from server.adapters.vocabulary import Vocabulary, take_vocabulary
 from server.adapters.weights import (
     AdapterWeights,
     EmbeddingChange,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from server.adapters.beside import take_beside
+from server.adapters.lora_embedding import check_tied_updates, take_embedding_update
 from server.adapters.peft_format import (
     CONFIG,
     PREFIX,
@@ -22,7 +23,7 @@ from server.adapters.peft_format import (
     whole_number,
 )
 from server.adapters.saved_modules import check_biases, take_biases
-from server.adapters.vocabulary import TrainedTokens, check_tied_updates, take_embedding_update
+from server.adapters.trained_tokens import TrainedTokens
 from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -108,15 +109,16 @@ def read_lora(
     check_biases(config, found.keys(), biases, base)
     ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
+    is_tied = embedding is not None and bool(config.get("ensure_weight_tying")) and base.tied
 
     def scaling(path: str, a: torch.Tensor) -> float:
-        size = len(a)
         wanted = _match(ranks, path, rank)
-        if size != wanted:
+        # A head that is tied has the embeddings' tensors, and its own rank in the scaling.
+        if len(a) != wanted and not (path == base.head and is_tied):
             raise AdapterRefusedError(
-                f"{TENSORS}: {path!r} has rank {size}, {CONFIG} says {wanted:g}"
+                f"{TENSORS}: {path!r} has rank {len(a)}, {CONFIG} says {wanted:g}"
             )
-        divisor = math.sqrt(size) if config.get("use_rslora") else size
+        divisor = math.sqrt(wanted) if config.get("use_rslora") else wanted
         return _match(alphas, path, alpha) / divisor
 
     linears = {

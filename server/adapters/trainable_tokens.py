@@ -7,7 +7,7 @@ import torch
 
 from server.adapters.beside import take_beside
 from server.adapters.peft_format import CONFIG, PREFIX, TENSORS, check_keys, check_task
-from server.adapters.vocabulary import TrainedTokens
+from server.adapters.trained_tokens import TrainedTokens
 from server.adapters.weights import AdapterWeights
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo

@@ -18,6 +18,7 @@ from server.adapters.peft_format import (
     check_tensor,
 )
 from server.adapters.saved_modules import is_saved
+from server.adapters.trained_tokens import TrainedTokens, take_rows
 from server.adapters.weights import (
     EmbeddingChange,
     LinearChange,
@@ -28,32 +29,8 @@ from server.adapters.weights import (
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
 
-_A, _B = ".lora_embedding_A", ".lora_embedding_B"
-_MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 # PEFT ties what an adapter changes only if it is called by one of these names.
 _TIED_NAMES = ("embed_tokens", "lm_head")
-
-
-@dataclass(frozen=True)
-class TrainedTokens:
-    """Where an artifact has its trained tokens: the `key` of the configuration with their
-    `token_ids`, a list or an object of lists by module, and what their tensors are called behind
-    the module's path."""
-
-    key: str
-    token_ids: object
-    suffix: str
-
-
-@dataclass(frozen=True)
-class EmbeddingUpdate:
-    """LoRA tensors of the embeddings at `path`: A [r, vocabulary], B [hidden, r], and DoRA's
-    magnitude [hidden]."""
-
-    path: str
-    a: torch.Tensor
-    b: torch.Tensor
-    magnitude: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -122,14 +99,14 @@ def take_vocabulary(
     if path and is_saved(config, path) and PREFIX + path + ".weight" in tensors:
         embedding = _take(tensors, path, ".weight", base)
         saved.add(path)
-        if _ties(config, base):
+        if ties_weights(config, base):
             head = _take(tensors, base.head, ".weight", base)
             if not torch.equal(head, embedding):
                 raise AdapterRefusedError(
                     f"{TENSORS}: {path!r} and {base.head!r} differ, {CONFIG} ties them"
                 )
             saved.add(base.head)
-    rows = {} if trained is None else _take_rows(trained, tensors, base)
+    rows = {} if trained is None else take_rows(trained, tensors, base)
     if saved & rows.keys():
         raise AdapterRefusedError(
             f"{CONFIG}: {min(saved & rows.keys())!r} is in modules_to_save, and some of its tokens "
@@ -143,68 +120,7 @@ def take_vocabulary(
     return Vocabulary(embedding, rows.get(path), head, rows.get(base.head), frozenset(saved))
 
 
-def take_embedding_update(
-    config: Mapping[str, Any],
-    tensors: MutableMapping[str, torch.Tensor],
-    base: BaseInfo,
-) -> EmbeddingUpdate | None:
-    """Takes LoRA of the embeddings out of `tensors`, if it is there.
-
-    Raises AdapterRefusedError for tensors that are missing, or of the wrong shape.
-    """
-    if base.embedding is None:
-        return None
-    name = PREFIX + base.embedding.path
-    if name + _A not in tensors and name + _B not in tensors:
-        return None
-    for suffix in (_A, _B):
-        if name + suffix not in tensors:
-            raise AdapterRefusedError(f"{TENSORS}: missing tensor {name + suffix!r}")
-    num_rows, size = base.embedding.shape
-    a, b = tensors.pop(name + _A), tensors.pop(name + _B)
-    check_tensor(name + _A, a, (None, num_rows))
-    check_tensor(name + _B, b, (size, a.shape[0]))
-    found = [tensors.pop(name + s) for s in _MAGNITUDES if name + s in tensors]
-    if bool(config.get("use_dora")) != bool(found):
-        state = "unknown" if found else "missing"
-        raise AdapterRefusedError(
-            f"{TENSORS}: {state} tensor {name + _MAGNITUDES[0]!r}: {CONFIG} says use_dora "
-            f"{config.get('use_dora', False)!r}"
-        )
-    for magnitude in found:
-        check_tensor(name + _MAGNITUDES[0], magnitude, (size,))
-        check_fits(name + _MAGNITUDES[0], magnitude, base.dtype)
-    return EmbeddingUpdate(base.embedding.path, a, b, found[0] if found else None)
-
-
-def check_tied_updates(
-    config: Mapping[str, Any],
-    embedding: EmbeddingChange | None,
-    head: LinearChange | None,
-    base: BaseInfo,
-) -> None:
-    """Raises AdapterRefusedError unless embeddings and head have one update, where
-    `ensure_weight_tying` asks for it."""
-    if not config.get("ensure_weight_tying") or not base.tied:
-        return
-    ours = None if embedding is None else embedding.low_rank
-    theirs = None if head is None else head.low_rank
-    if ours is None and theirs is None:
-        return
-    if (
-        ours is None
-        or theirs is None
-        or not _ties(config, base)
-        or not torch.equal(theirs.a, ours.b.t())
-        or not torch.equal(theirs.b, ours.a.t())
-    ):
-        raise AdapterRefusedError(
-            f"{CONFIG}: ensure_weight_tying: {TENSORS} does not hold one update for both the "
-            "embeddings and the output head"
-        )
-
-
-def _ties(config: Mapping[str, Any], base: BaseInfo) -> bool:
+def ties_weights(config: Mapping[str, Any], base: BaseInfo) -> bool:
     """Whether what is saved of the embeddings stands in for the head's weight too."""
     assert base.embedding is not None
     known = base.embedding.path.rpartition(".")[2] in _TIED_NAMES
@@ -224,7 +140,7 @@ def _base_copies(
     for path in dict.fromkeys((base.embedding.path, base.head)):
         for suffix in (".base_layer.weight", ".weight"):
             is_other = suffix == ".weight" and (
-                is_saved(config, path) or (path == base.head and _ties(config, base))
+                is_saved(config, path) or (path == base.head and ties_weights(config, base))
             )
             if not path or is_other or PREFIX + path + suffix not in tensors:
                 continue
@@ -269,75 +185,6 @@ def _take(
     check_tensor(name, weight, shape)
     check_fits(name, weight, base.dtype)
     return weight
-
-
-def _take_rows(
-    trained: TrainedTokens, tensors: MutableMapping[str, torch.Tensor], base: BaseInfo
-) -> dict[str, ReplacedRows]:
-    """The trained tokens of embeddings and head, by module path."""
-    found: dict[str, ReplacedRows] = {}
-    named = _named_tokens(trained, base)
-    if not named:
-        return found
-    assert base.embedding is not None
-    path, head = base.embedding.path, base.head
-    for module, token_ids in named.items():
-        name = PREFIX + module + trained.suffix
-        if base.tied and module == head and named.get(path) == token_ids and name not in tensors:
-            continue
-        if name not in tensors:
-            raise AdapterRefusedError(f"{TENSORS}: missing tensor {name!r}")
-        weight = tensors.pop(name)
-        check_tensor(name, weight, (len(token_ids), base.embedding.shape[1]))
-        check_fits(name, weight, base.dtype)
-        order = torch.tensor(token_ids).argsort()
-        found[module] = ReplacedRows(torch.tensor(token_ids)[order], weight[order])
-    if base.tied and path in found and named.get(head, named[path]) == named[path]:
-        own = found.setdefault(head, found[path])
-        if not torch.equal(own.weight, found[path].weight):
-            raise AdapterRefusedError(
-                f"{TENSORS}: the trained tokens of {path!r} and {head!r} differ, the base ties them"
-            )
-    return found
-
-
-def _named_tokens(trained: TrainedTokens, base: BaseInfo) -> dict[str, list[int]]:
-    """The token ids by module path."""
-    by_module = trained.token_ids
-    if by_module is None:
-        return {}
-    if base.embedding is None:
-        raise AdapterRefusedError(
-            f"{CONFIG}: {trained.key}: this base's embeddings are of a kind that no adapter may "
-            "change"
-        )
-    if isinstance(by_module, list):
-        by_module = {base.embedding.path: by_module}
-    if not isinstance(by_module, dict):
-        raise AdapterRefusedError(f"{CONFIG}: {trained.key} must be a list or an object of lists")
-    named: dict[str, list[int]] = {}
-    for module, token_ids in by_module.items():
-        paths = [p for p in (base.embedding.path, base.head) if p and module and p.endswith(module)]
-        if len(paths) != 1 or paths[0] in named:
-            raise AdapterRefusedError(
-                f"{CONFIG}: {trained.key}: module {module[:80]!r}: only tokens of "
-                f"{base.embedding.path!r} and {base.head!r} are served"
-            )
-        named[paths[0]] = _token_ids(trained.key, token_ids, base.embedding.shape[0])
-    return named
-
-
-def _token_ids(key: str, value: object, num_tokens: int) -> list[int]:
-    if (
-        not isinstance(value, list)
-        or not value
-        or not all(type(i) is int and 0 <= i < num_tokens for i in value)
-        or len(set(value)) < len(value)
-    ):
-        raise AdapterRefusedError(
-            f"{CONFIG}: {key} must hold different token ids from 0 to {num_tokens - 1}"
-        )
-    return value
 
 
 def _merged(weight: torch.Tensor, update: LowRank) -> torch.Tensor:

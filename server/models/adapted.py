@@ -45,8 +45,9 @@ class AdaptedNorm(nn.Module):
         self.offset = offset
         self.inner = module
         self._row_dim = row_dim
-        # In a tuple: no part of the model.
-        self._plain = (_with_parameters(module, 1.0 - offset, 0.0),)
+        # Bound methods: no parts of the model, and called without what a module's call costs.
+        self._run = module.forward
+        self._run_plain = _with_parameters(module, 1.0 - offset, 0.0).forward
         self._context = context
 
     @property
@@ -62,13 +63,13 @@ class AdaptedNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of the last dimension."""
-        out: torch.Tensor = self.inner(x)
+        out: torch.Tensor = self._run(x)
         changes = self._context.changes
         if changes is None or self.index not in changes.norms:
             return out
         shape = [1] * x.dim()
         shape[self._row_dim], shape[-1] = x.shape[self._row_dim], x.shape[-1]
-        return changes.normalize(self.index, out, self._plain[0](x), tuple(shape))
+        return changes.normalize(self.index, out, self._run_plain(x), tuple(shape))
 
 
 class AdaptedEmbedding:

@@ -59,6 +59,20 @@ ADAPTERS: dict[str, peft.PeftConfig] = {
         feedforward_modules=["gate_proj", "down_proj"],
         task_type="CAUSAL_LM",
     ),
+    "tuned": peft.LNTuningConfig(
+        target_modules=["input_layernorm", "norm"],
+        modules_to_save=["lm_head"],
+        task_type="CAUSAL_LM",
+    ),
+    "words": peft.LoraConfig(
+        r=3, target_modules=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"
+    ),
+    "tokens": peft.LoraConfig(
+        r=2,
+        target_modules=["q_proj"],
+        trainable_token_indices={"embed_tokens": [7, 90, 8], "lm_head": [250, 3]},
+        task_type="CAUSAL_LM",
+    ),
     "prompt": peft.PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM"),
     "encoded": peft.PromptEncoderConfig(
         num_virtual_tokens=3, encoder_hidden_size=16, task_type="CAUSAL_LM"

@@ -1,5 +1,6 @@
 """Methods that change norms, input embeddings and the output head, mixed in one batch."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,60 @@ def test_architectures(made: dict[str, Tiny], name: str, kernels: str) -> None:
     adapters = {key: path for key, path in tiny.adapters.items() if key in wanted}
     base = load_kernels(tiny.base, "none", kernels)
     check_against_peft(base, tiny.base, adapters, step_tokens=17, prompts_each=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_configurations(made: dict[str, Tiny], tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    name = generator.choice(["llama", "llama_tied", "qwen3", "gemma3"])
+    tied = name != "llama"
+    configs = {f"a{i}": _random(generator, tied) for i in range(4)}
+    base = load_kernels(made[name].base, "none", generator.choice(["deterministic", "native"]))
+    adapters = _adapters(tmp_path, made[name].base, configs)
+    check_against_peft(
+        base, made[name].base, adapters, step_tokens=generator.choice([7, 512]), prompts_each=1
+    )
+
+
+def _random(generator: random.Random, tied: bool) -> peft.PeftConfig:
+    """A configuration that PEFT can run."""
+
+    def some(names: list[Any], least: int = 0) -> list[Any]:
+        return generator.sample(names, generator.randint(least, len(names)))
+
+    norms = ["0.input_layernorm", "post_attention_layernorm", "model.norm"]
+    kind = generator.random()
+    if kind < 0.2:
+        tuned = some(["input_layernorm", "post_attention_layernorm", "norm"], 1)
+        saved = some(["embed_tokens", "lm_head"])
+        return peft.LNTuningConfig(target_modules=tuned, modules_to_save=saved or None, **_TASK)
+    if kind < 0.35:
+        tokens = generator.sample(range(320), generator.randint(1, 300))
+        # PEFT cannot run both of a tied base named at once.
+        targets = some(["embed_tokens", "lm_head"], 1)[: 1 if tied else 2]
+        return peft.TrainableTokensConfig(token_indices=tokens, target_modules=targets, **_TASK)
+    targets = some(["q_proj", "up_proj", "embed_tokens", "lm_head"], 1)
+    free = [name for name in ("embed_tokens", "lm_head") if name not in targets]
+    saved = some(norms) + (some(free) if generator.random() < 0.4 else [])
+    trained = [name for name in free if name not in saved]
+    trained = some(trained) if generator.random() < 0.5 else []
+    dora = generator.random() < 0.3
+    if tied and "embed_tokens" in trained and ("lm_head" in saved or dora):
+        trained.remove("embed_tokens")
+    return peft.LoraConfig(
+        r=generator.randint(1, 9),
+        lora_alpha=generator.randint(1, 20),
+        use_dora=dora,
+        use_rslora=generator.random() < 0.5,
+        target_modules=targets,
+        modules_to_save=saved or None,
+        rank_pattern={generator.choice(targets): generator.randint(1, 12)},
+        alpha_pattern={generator.choice(targets): generator.randint(1, 12)},
+        trainable_token_indices={
+            name: generator.sample(range(320), generator.randint(1, 40)) for name in trained
+        }
+        or None,
+        # Ties what only one of them is trained for.
+        ensure_weight_tying=not trained and not {"embed_tokens", "lm_head"} <= {*targets, *saved},
+        **_TASK,
+    )
