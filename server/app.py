@@ -26,6 +26,7 @@ from server.adapters.artifact import ArtifactLimits
 from server.adapters.catalog import Catalog
 from server.adapters.remote import RemoteLimits, RemoteSources
 from server.adapters.store import AdapterStore, parse_reference
+from server.adapters.sums import AdapterSums
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.adapters.watcher import StoreWatcher
 from server.config import Hardware, ListenConfig, ServerConfig, resolve
@@ -197,6 +198,12 @@ class App:
         info = replace(loaded.info, max_context_tokens=engine.max_context)
         adapters = self.config.adapters
         assert adapters.max_host_bytes is not None, "resolved"
+        sums = AdapterSums(self.config.engine.max_lora_rank, engine.evict)
+
+        def freed(name: str, version: str) -> None:
+            engine.evict(name, version)
+            sums.forget(name, version)
+
         tiers = AdapterTiers(
             info,
             self._store,
@@ -209,7 +216,7 @@ class App:
                 roots=adapters.roots,
             ),
             self.metrics,
-            on_freed=engine.evict,
+            on_freed=freed,
             on_pinned=engine.pin,
             on_change=feed.observe,
             breathe=self._loader.breathe,
@@ -219,7 +226,7 @@ class App:
         self.metrics.watch_adapters(catalog.residency)
         admission = Admission(
             engine,
-            LeaseDesk(tiers, self._loader, self._executor, self.metrics, engine.is_placed),
+            LeaseDesk(tiers, self._loader, self._executor, self.metrics, engine.is_placed, sums),
             EventBridge(asyncio.get_running_loop()),
             self.metrics,
         )

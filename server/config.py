@@ -184,6 +184,8 @@ class LimitsConfig:
     of memory until the request ends."""
     max_continuations: AtLeastOne = 256
     """Continuations of one Score request."""
+    max_summed_adapters: AtLeastOne = 8
+    """Adapters that one request may sum; their ranks together are at most max_lora_rank."""
     max_constraint_bytes: AtLeastOne = 64 << 10
     """Size of a schema, a regular expression, a grammar or all choices together."""
     max_constraint_s: Annotated[float, Field(gt=0, le=60)] = 2.0

@@ -35,7 +35,8 @@ def _time(message: ProtoMessage, field: str) -> datetime | None:
 
 
 def _adapter_ref(m: types_pb.AdapterRef) -> t.AdapterRef:
-    return t.AdapterRef(m.name, m.version)
+    members = tuple(t.WeightedAdapter(member.adapter, member.weight) for member in m.members)
+    return t.AdapterRef(m.name, m.version, members)
 
 
 def _token_logprobs(messages: Iterable[types_pb.TokenLogprob]) -> tuple[t.TokenLogprob, ...]:

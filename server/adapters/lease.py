@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.adapters.artifact import AdapterVersion
+from understudy.prompt import PromptTemplate
 
 
 @dataclass(slots=True)
@@ -44,6 +45,11 @@ class AdapterLease:
     def num_virtual_tokens(self) -> int:
         """Positions of the context that the adapter itself takes."""
         return self.adapter.num_virtual_tokens
+
+    @property
+    def template(self) -> PromptTemplate | None:
+        """The adapter's prompt template."""
+        return self.adapter.template
 
     @property
     def weights(self) -> object:

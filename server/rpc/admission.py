@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from server.adapters.lease import AdapterLease
 from server.errors import QueueFullError
 from server.metrics import Metrics
 from server.rpc.events import EventBridge, EventChannel
-from server.rpc.leases import LeaseDesk
+from server.rpc.leases import AdapterChoice, AnyLease, LeaseDesk
 from server.types import (
     Constraint,
     Delta,
@@ -60,7 +59,7 @@ class Work:
 class Running:
     """An accepted request."""
 
-    lease: AdapterLease | None
+    lease: AnyLease | None
     """For its name and version only: the engine releases it."""
     num_prompt_tokens: int
     channel: EventChannel
@@ -96,7 +95,7 @@ class Admission:
         self._ids = itertools.count()
 
     @contextlib.asynccontextmanager
-    async def lease(self, adapter: str) -> AsyncIterator[AdapterLease | None]:
+    async def lease(self, adapter: AdapterChoice) -> AsyncIterator[AnyLease | None]:
         """A lease for the time of the block."""
         lease = await self._desk.acquire(adapter)
         try:
@@ -108,9 +107,9 @@ class Admission:
     @contextlib.asynccontextmanager
     async def run(
         self,
-        adapter: str,
+        adapter: AdapterChoice,
         time_remaining_s: float | None,
-        prepare: Callable[[AdapterLease | None], Awaitable[Work]],
+        prepare: Callable[[AnyLease | None], Awaitable[Work]],
     ) -> AsyncIterator[Running]:
         """A request that runs for the time of the block; leaving early cancels it.
 

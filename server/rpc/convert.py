@@ -6,6 +6,7 @@ from dataclasses import replace
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.adapters.catalog import AdapterStatus
+from server.adapters.sums import SumLease
 from server.errors import InvalidRequestError
 from server.types import (
     AdapterChange,
@@ -45,7 +46,11 @@ def adapter_ref(lease: Lease | None) -> types_pb2.AdapterRef:
     """The version that answers; empty for the bare base."""
     if lease is None:
         return types_pb2.AdapterRef()
-    return types_pb2.AdapterRef(name=lease.name, version=lease.version)
+    members = [
+        types_pb2.WeightedAdapter(adapter=f"{member.name}@{member.version}", weight=weight)
+        for member, weight in (lease.members if isinstance(lease, SumLease) else ())
+    ]
+    return types_pb2.AdapterRef(name=lease.name, version=lease.version, members=members)
 
 
 def usage(value: Usage) -> types_pb2.Usage:

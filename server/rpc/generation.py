@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 
 from server.adapters.artifact import READERS
-from server.adapters.lease import AdapterLease
 from server.config import EngineConfig, LimitsConfig
 from server.constraints.grammar import Grammar
 from server.errors import InvalidRequestError, UnsupportedError
@@ -18,6 +17,7 @@ from server.rpc import convert, options
 from server.rpc.admission import Admission, Work
 from server.rpc.batch import answer_batch
 from server.rpc.constraints import ConstraintDesk, grammar_of
+from server.rpc.leases import AdapterChoice, AnyLease
 from server.rpc.prompts import PromptEncoder, beside
 from server.rpc.streams import TokenClock
 from server.types import BaseInfo, Delta, Finished, SamplingParams, Scored, StoppingParams
@@ -56,7 +56,7 @@ class GenerationServer(GenerationServiceServicer):
         remaining_s = context.time_remaining()
         clock = TokenClock(self.metrics)
         token_text = self.encoder.token_text
-        async with self.admission.run(wanted.adapter, remaining_s, draft.work) as running:
+        async with self.admission.run(draft.adapter, remaining_s, draft.work) as running:
             yield pb.GenerateStreamResponse(
                 started=pb.StreamStarted(
                     request_id=request_id,
@@ -104,8 +104,8 @@ class GenerationServer(GenerationServiceServicer):
         if not 1 <= count <= most:
             raise InvalidRequestError("continuations", f"holds {count}, must hold 1 to {most}")
 
-        async def work(lease: AdapterLease | None) -> Work:
-            template = lease.adapter.template if lease is not None else None
+        async def work(lease: AnyLease | None) -> Work:
+            template = lease.template if lease is not None else None
             prompt = await self.encoder.encode(request.input, template)
             context_ids, continuations = await self.encoder.encode_continuations(
                 prompt, request.continuations
@@ -142,7 +142,7 @@ class GenerationServer(GenerationServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The token ids that a request with this input would run."""
         async with self.admission.lease(request.adapter) as lease:
-            template = lease.adapter.template if lease is not None else None
+            template = lease.template if lease is not None else None
             prompt = await self.encoder.encode(request.input, template)
         return pb.TokenizeResponse(
             token_ids=prompt.token_ids,
@@ -182,7 +182,7 @@ class GenerationServer(GenerationServiceServicer):
     ) -> pb.GenerateResponse:
         request_id = options.request_id(request.request_id)
         draft = self._draft(request, stream=False)
-        async with self.admission.run(request.adapter, time_remaining_s, draft.work) as running:
+        async with self.admission.run(draft.adapter, time_remaining_s, draft.work) as running:
             event = await running.result()
             assert isinstance(event, Finished)
             adapter, token_text = convert.adapter_ref(running.lease), self.encoder.token_text
@@ -199,11 +199,11 @@ class GenerationServer(GenerationServiceServicer):
 
     def _draft(self, request: pb.GenerateRequest, *, stream: bool) -> "_Draft":
         """Checks all that can be checked without the adapter."""
-        options.reject_later_options(request)
         return _Draft(
             encoder=self.encoder,
             constraints=self.constraints,
             request=request,
+            adapter=options.adapter_choice(request, self.limits),
             grammar=grammar_of(request, self.limits),
             sampling=options.sampling_params(request.sampling),
             stopping=options.stopping_params(request.stopping, self.limits),
@@ -224,6 +224,7 @@ class _Draft:
     encoder: PromptEncoder
     constraints: ConstraintDesk
     request: pb.GenerateRequest
+    adapter: AdapterChoice
     grammar: Grammar | None
     sampling: SamplingParams
     stopping: StoppingParams
@@ -235,8 +236,8 @@ class _Draft:
     max_context: int
     limits: LimitsConfig
 
-    async def work(self, lease: AdapterLease | None) -> Work:
-        template = lease.adapter.template if lease is not None else None
+    async def work(self, lease: AnyLease | None) -> Work:
+        template = lease.template if lease is not None else None
         prompt = await self.encoder.encode(self.request.input, template)
         constraint = None
         if self.grammar is not None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from server.adapters.lease import AdapterLease
 from server.adapters.store import Reference, parse_reference
+from server.adapters.sums import AdapterSums, SumLease
 from server.adapters.tiers import AdapterTiers
 from server.errors import AdapterMemoryError
 from server.metrics import Metrics
@@ -14,6 +15,9 @@ from server.types import Tier
 from understudy.artifact import BASE_NAME
 
 T = TypeVar("T")
+AdapterChoice = str | tuple[tuple[str, float], ...]
+"""What a request runs with: one adapter by its reference, or several, each with its weight."""
+AnyLease = AdapterLease | SumLease
 
 # A version can be evicted between its load and its lease only while memory overflows.
 _ATTEMPTS = 3
@@ -29,26 +33,48 @@ class LeaseDesk:
         reader: Executor,
         metrics: Metrics,
         is_placed: Callable[[str, str], bool],
+        sums: AdapterSums,
     ) -> None:
         """`loader` runs the loads; its own, so that they never hold up anything else. `reader`
-        looks aliases up. `is_placed(name, version)`: whether a device slot has it."""
+        looks aliases up and makes sums. `is_placed(name, version)`: whether a device slot has it."""
         self._tiers = tiers
         self._loader = loader
         self._reader = reader
         self._metrics = metrics
         self._is_placed = is_placed
+        self._sums = sums
         self._loads: dict[Reference, asyncio.Future[Reference]] = {}
         self._look_ups: dict[Reference, asyncio.Future[str]] = {}
 
-    async def acquire(self, adapter: str) -> AdapterLease | None:
-        """A lease on the version that `adapter` names; None for the bare base.
+    async def acquire(self, adapter: AdapterChoice) -> AnyLease | None:
+        """A lease on the version that `adapter` names, or on a sum; None for the bare base.
 
         Raises InvalidRequestError, AdapterNotFoundError with close names, AdapterRefusedError,
         AdapterMemoryError.
         """
+        if not isinstance(adapter, str):
+            return await self._acquire_sum(adapter)
         if adapter in ("", BASE_NAME):
             return None
-        reference = parse_reference(adapter)
+        return await self._acquire_one(parse_reference(adapter))
+
+    async def _acquire_sum(self, terms: tuple[tuple[str, float], ...]) -> SumLease:
+        references = [
+            parse_reference(name, f"adapters[{i}].adapter") for i, (name, _) in enumerate(terms)
+        ]
+        leases: list[AdapterLease] = []
+        try:
+            for reference in references:
+                leases.append(await self._acquire_one(reference))
+            members = [(lease, weight) for lease, (_, weight) in zip(leases, terms, strict=True)]
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._reader, self._sums.acquire, members)
+        except BaseException:
+            for lease in leases:
+                lease.release()
+            raise
+
+    async def _acquire_one(self, reference: Reference) -> AdapterLease:
         lease = self._tiers.try_acquire(reference)
         if lease is None and reference.is_alias:
             # In memory under its version, most likely.
@@ -63,7 +89,7 @@ class LeaseDesk:
             if lease is not None:
                 self._metrics.adapter_hit(Tier.DISK)
                 return lease
-        raise AdapterMemoryError(f"adapter {adapter!r} is evicted as fast as it loads")
+        raise AdapterMemoryError(f"adapter {str(reference)!r} is evicted as fast as it loads")
 
     async def _prepare(self, reference: Reference) -> Reference:
         return await _shared(self._loads, reference, self._loader, self._tiers.prepare)

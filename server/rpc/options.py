@@ -1,21 +1,24 @@
 """A request's options, from wire messages to the server's nouns. Pure; refuses what it cannot
 honour.
 
-Values out of range are InvalidRequestError; options of the wire that this server does not have
-yet are UnsupportedError. Neither is ever ignored.
+Values out of range are InvalidRequestError, never ignored.
 """
 
 import math
 import secrets
 
 from server.config import LimitsConfig
-from server.errors import InvalidRequestError, UnsupportedError
+from server.errors import InvalidRequestError
 from server.rpc.admission import Work
+from server.rpc.leases import AdapterChoice
 from server.types import SamplingParams, StoppingParams
+from understudy.artifact import BASE_NAME
 from understudy.v1 import generation_service_pb2, types_pb2
 
 MAX_TEMPERATURE = 100.0
 MAX_TOP_LOGPROBS = 20
+# Of one adapter in a sum; more is a mistake of units.
+MAX_WEIGHT = 100.0
 MAX_TENANT_CHARS = 128
 MAX_REQUEST_ID_CHARS = 128
 
@@ -125,9 +128,31 @@ def check_num_logprobs(work: Work, max_context: int, limits: LimitsConfig) -> No
         )
 
 
-def reject_later_options(message: generation_service_pb2.GenerateRequest) -> None:
-    """Refuses the options of a generation that come later."""
-    _unsupported(bool(message.adapters), "adapters")
+def adapter_choice(
+    message: generation_service_pb2.GenerateRequest, limits: LimitsConfig
+) -> AdapterChoice:
+    """The adapter a generation runs with, or several with their weights."""
+    if not message.adapters:
+        return message.adapter
+    if message.adapter:
+        raise InvalidRequestError("adapters", "is set beside adapter; set one of them")
+    count, most = len(message.adapters), limits.max_summed_adapters
+    if count > most:
+        raise InvalidRequestError("adapters", f"holds {count}, must hold at most {most}")
+    terms: list[tuple[str, float]] = []
+    for i, term in enumerate(message.adapters):
+        if term.adapter in ("", BASE_NAME):
+            raise InvalidRequestError(
+                f"adapters[{i}].adapter", "names no adapter; the base is part of every sum"
+            )
+        weight = term.weight if term.HasField("weight") else 1.0
+        _range(weight, -MAX_WEIGHT, MAX_WEIGHT, f"adapters[{i}].weight")
+        if any(term.adapter == other for other, _ in terms):
+            raise InvalidRequestError(
+                f"adapters[{i}].adapter", f"{term.adapter[:80]!r} is there twice; add its weights"
+            )
+        terms.append((term.adapter, weight))
+    return tuple(terms)
 
 
 def request_id(text: str) -> str:
@@ -158,8 +183,3 @@ def _range(value: float, low: float, high: float, field: str, *, above: bool = F
         if math.isinf(high):
             bounds = f"finite and above {low:g}"
         raise InvalidRequestError(field, f"is {value:g}, must be {bounds}")
-
-
-def _unsupported(given: bool, field: str) -> None:
-    if given:
-        raise UnsupportedError(f"{field}: this server does not support it yet")

@@ -124,7 +124,7 @@ def test_generate_json_is_one_document(scripted: Any, run: Run, wire: Any) -> No
     assert (code, err) == (0, "")
     assert document["generations"][0]["text"] == "héllo"
     assert document["generations"][0]["finish_reason"] == "eos"
-    assert document["adapter"] == {"name": "a", "version": "v"}
+    assert document["adapter"] == {"name": "a", "version": "v", "members": []}
 
 
 def test_generate_json_stream_is_one_line_per_event(scripted: Any, run: Run, wire: Any) -> None:

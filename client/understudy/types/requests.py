@@ -131,7 +131,8 @@ class GenerateRequest:
     num_samples: int | None = None
     """Generations of the one input, which is computed once."""
     adapters: Sequence[WeightedAdapter] = ()
-    """Several adapters summed with weights, instead of `adapter`."""
+    """Several adapters whose updates are summed with weights, instead of `adapter`. Only low-rank
+    updates can be; the first one's prompt template applies."""
     priority: int | None = None
     tenant: str = ""
     request_id: str = ""

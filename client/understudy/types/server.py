@@ -5,6 +5,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from understudy.types.requests import WeightedAdapter
+
 
 class Tier(StrEnum):
     """Where an adapter version's tensors are."""
@@ -36,6 +38,8 @@ class AdapterRef:
 
     name: str
     version: str
+    members: tuple[WeightedAdapter, ...] = ()
+    """Of a sum: each member as `name@version`, with its weight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,9 @@ class GenerateRequest(_message.Message):
     def structured_output(self) -> _types_pb2.StructuredOutput: ...
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.WeightedAdapter]:
-        """Several adapters summed with weights, instead of `adapter`."""
+        """Several adapters whose updates are summed with weights, instead of `adapter`. Only low-rank
+        updates can be; the first one's prompt template applies.
+        """
 
     def __init__(
         self,

@@ -107,18 +107,6 @@ def test_field_out_of_range(shared: Server, field: str, fields: dict[str, Any]) 
     assert violations(error) == [field]
 
 
-@pytest.mark.parametrize(
-    ("field", "fields"),
-    [
-        ("adapters", {"adapters": [tpb.WeightedAdapter(adapter="pirate")]}),
-    ],
-)
-def test_options_of_later_versions(shared: Server, field: str, fields: dict[str, Any]) -> None:
-    error = refused(shared.generation.Generate, request_for(**fields))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.details().startswith(field)
-
-
 def test_neutral_values_change_nothing(shared: Server) -> None:
     neutral = tpb.SamplingParams(
         min_p=0, repetition_penalty=1, frequency_penalty=0, presence_penalty=0, top_k=0, top_p=1
