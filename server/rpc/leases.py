@@ -36,7 +36,8 @@ class LeaseDesk:
         sums: AdapterSums,
     ) -> None:
         """`loader` runs the loads; its own, so that they never hold up anything else. `reader`
-        looks aliases up and makes sums. `is_placed(name, version)`: whether a device slot has it."""
+        looks aliases up and makes sums. `is_placed(name, version)`: whether a device slot has
+        it."""
         self._tiers = tiers
         self._loader = loader
         self._reader = reader
