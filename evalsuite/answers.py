@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import overload
 
 from evalsuite.record import AnswerLog
-from evalsuite.types import Answer, Outcome
+from evalsuite.types import Answer, Outcome, Sample
 
 
 class LoggedOutcomes(Sequence[Outcome]):
@@ -35,6 +35,27 @@ class LoggedOutcomes(Sequence[Outcome]):
             return [self[i] for i in range(*index.indices(len(self)))]
         line = self._log.read(self._offsets[index])
         return Outcome(line.answer, line.request, self._shots[index], line.refusal)
+
+
+class Copies(Sequence[Answer]):
+    """Answers that repeat the samples' inputs, made as they are looked at."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Answer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Answer]: ...
+
+    def __getitem__(self, index: int | slice) -> Answer | Sequence[Answer]:
+        if isinstance(index, slice):
+            return [Answer(text=sample.input) for sample in self._samples[index]]
+        return Answer(text=self._samples[index].input)
 
 
 class Unlogged(Sequence[Outcome]):

@@ -6,8 +6,10 @@ training data; which of the two counts is decided on the test samples, in their 
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evalsuite.answers import Copies
 from evalsuite.metrics import score
 from evalsuite.prompts import completion
 from evalsuite.task import Task
@@ -26,7 +28,7 @@ class TrivialAnswers:
     """`constant` or `copy`."""
     text: str
     """The constant; empty for a copy."""
-    answers: tuple[Answer, ...]
+    answers: Sequence[Answer]
     """One per test sample."""
 
 
@@ -40,8 +42,7 @@ def trivial_answers(task: Task, seed: int) -> TrivialAnswers | None:
             _majority(task) if task.spec.mode.answered_as is Mode.CHOICE else _constant(task, seed)
         )
     if task.spec.mode is Mode.GENERATE:
-        copies = tuple(Answer(text=sample.input) for sample in task.samples)
-        candidates.append(TrivialAnswers("copy", "", copies))
+        candidates.append(TrivialAnswers("copy", "", Copies(task.samples)))
     metric = task.metrics[0]
     sign = 1 if metric.higher_is_better else -1
     return max(

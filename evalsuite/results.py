@@ -111,9 +111,9 @@ def _cell(task: Task, row: Row, outcomes: Sequence[Outcome], groups: Ints | None
         mean_prompt_tokens=float(sums[1] / max(1, num_scored)),
         mean_completion_tokens=float(sums[2] / max(1, num_scored)),
     )
-    answered = [sample for sample, is_scored in zip(task.samples, scored, strict=True) if is_scored]
     for metric in task.metrics:
-        if isinstance(metric, SumMetric) and metric.combine is not None and answered:
+        if isinstance(metric, SumMetric) and metric.combine is not None and num_scored:
+            answered = [task.samples[int(index)] for index in np.flatnonzero(scored)]
             found = statistics[metric.name]
             found[scored] = metric.combine(answered, found[scored])
     scores = {m.name: Scores(m, statistics[m.name], scored, groups) for m in task.metrics}

@@ -27,10 +27,10 @@ class Subset:
         seed = "" if self.draw == "first" else f":seed{self.seed}"
         return f"{self.draw}:{self.size}{seed}"
 
-    def of(self, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    def of(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The subset; all samples if there are no more than `size`."""
         if len(samples) <= self.size:
-            return tuple(samples)
+            return samples
         if self.draw == "first":
             return tuple(samples[: self.size])
         rng = random.Random(f"{self.seed}:subset")

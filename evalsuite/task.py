@@ -105,7 +105,7 @@ class Task:
     """A task with its data read and everything checked. Compared and hashed by identity."""
 
     spec: TaskSpec
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     train: tuple[Sample, ...]
     """Training rows, without those whose input is also a test input (see ShotRule.held_out)."""
     metrics: tuple[Metric, ...]

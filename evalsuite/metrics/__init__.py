@@ -93,20 +93,18 @@ def build_metrics(
 
 def score(metric: Metric, samples: Sequence[Sample], answers: Sequence[Answer | None]) -> Scores:
     """Statistics of every answered sample; an unanswered one stays unscored."""
-    scored = np.array([answer is not None for answer in answers], dtype=np.bool_)
-    answered = [
-        sample for sample, answer in zip(samples, answers, strict=True) if answer is not None
-    ]
-    rows = [
-        metric.statistics(sample, answer)
-        for sample, answer in zip(samples, answers, strict=True)
-        if answer is not None
-    ]
-    statistics = np.zeros((len(samples), len(rows[0]) if rows else 1))
-    if rows:
-        found = np.stack(rows)
-        combine = metric.combine if isinstance(metric, SumMetric) else None
-        statistics[scored] = found if combine is None else combine(answered, found)
+    scored = np.zeros(len(samples), dtype=np.bool_)
+    statistics = np.zeros((len(samples), 1))
+    for row, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+        if answer is not None:
+            found = metric.statistics(sample, answer)
+            if statistics.shape[1] != len(found):
+                statistics = np.zeros((len(samples), len(found)))
+            statistics[row] = found
+            scored[row] = True
+    if isinstance(metric, SumMetric) and metric.combine is not None and scored.any():
+        answered = [samples[int(row)] for row in np.flatnonzero(scored)]
+        statistics[scored] = metric.combine(answered, statistics[scored])
     return Scores(metric, statistics, scored, sample_groups(samples))
 
 
