@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from evalsuite.commands import catalog, gate, load, matrix, report, run
+from evalsuite.commands import catalog, compare, gate, load, matrix, report, run
 from evalsuite.errors import EvalError
 
 _EXAMPLES = """examples:
@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   python -m evalsuite gate --server localhost:50051 --candidate a@latest --baseline a@stable \\
       --tasks t,u --delta 1 --junit gate.xml --markdown gate.md
   python -m evalsuite report --out runs/eval
+  python -m evalsuite compare --blind --adapters a,b --out runs/eval
   python -m evalsuite rescore --out runs/eval
   python -m evalsuite load --server localhost:50051 --adapters base,a,b --mix zipf:1.1 \\
       --rate 20 --requests 500 --prompts data/inputs.txt
@@ -27,6 +28,7 @@ _VERBS = {
     "matrix": (matrix.add, "show what each adapter gained on its task and forgot on the others"),
     "report": (report.add, "write a run as one HTML page, as Markdown and as JSON"),
     "gate": (gate.add, "decide whether a candidate may replace a baseline, by exit code"),
+    "compare": (compare.add, "let people compare answers without names, and count their votes"),
     "load": (load.add, "measure a server under load, with a mix of adapters"),
     "rescore": (run.add_rescore, "score a run's answers again, without a server"),
     "tasks": (catalog.add_tasks, "list the built-in tasks"),
