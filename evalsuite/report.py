@@ -85,7 +85,7 @@ def find_gains(results: Sequence[TaskResult], settings: Settings) -> dict[GainKe
             if cell.row.kind is not RowKind.ADAPTER:
                 continue
             for name, scores in cell.scores.items():
-                baseline = result.best_baseline(name)
+                baseline = result.best_baseline(cell, name)
                 if baseline is not None:
                     comparison = compare(scores, baseline.scores[name], settings.tests)
                     found[result.task.name, label, name] = (baseline.row.label, comparison)

@@ -47,20 +47,26 @@ class TaskResult:
     trivial: TrivialAnswers | None
     cells: Mapping[str, Cell]
 
-    def best_baseline(self, metric: str) -> Cell | None:
-        """The baseline with the best value; None if no baseline has one.
+    def best_baseline(self, candidate: Cell, metric: str) -> Cell | None:
+        """The baseline with the best value over the samples that it, the other baselines and the
+        candidate have all scored; None if none shares a sample with the candidate. A baseline that
+        would leave no common sample is no rival; those with more scored samples come first.
 
         Taking the best after seeing the scores makes a gain harder to claim, never easier.
         """
-        baselines = [
-            cell
-            for cell in self.cells.values()
-            if cell.row.kind is not RowKind.ADAPTER and cell.scores[metric].num_scored
-        ]
-        if not baselines:
-            return None
-        sign = 1 if baselines[0].scores[metric].metric.higher_is_better else -1
-        return max(baselines, key=lambda cell: sign * cell.scores[metric].value)
+        baselines = [cell for cell in self.cells.values() if cell.row.kind is not RowKind.ADAPTER]
+        baselines.sort(key=lambda cell: -cell.scores[metric].num_scored)
+        common = candidate.scores[metric].scored
+        rivals = []
+        for cell in baselines:
+            both = common & cell.scores[metric].scored
+            if both.any():
+                common = both
+                rivals.append(cell)
+        sign = 1 if candidate.scores[metric].metric.higher_is_better else -1
+        return max(
+            rivals, key=lambda cell: sign * cell.scores[metric].value_over(common), default=None
+        )
 
 
 def evaluate(

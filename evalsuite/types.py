@@ -211,6 +211,10 @@ class Scores:
     @property
     def value(self) -> float:
         """The metric over the scored samples; NaN without any."""
-        if not self.num_scored:
+        return self.value_over(self.scored)
+
+    def value_over(self, samples: Bools) -> float:
+        """The metric over some of the scored samples, [N]; NaN without any."""
+        if not samples.any():
             return float("nan")
-        return float(self.metric.aggregate(self.statistics[self.scored].sum(axis=0)))
+        return float(self.metric.aggregate(self.statistics[samples].sum(axis=0)))
