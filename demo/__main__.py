@@ -5,7 +5,7 @@ trainer as a process per adapter, one server process, requests for every adapter
 in one batch, and the eval suite as a process. The last line of its output is one JSON object.
 
 Exit codes: 0 every adapter beats its baselines; 1 one does not, or a part failed; 2 wrong
-arguments; 130 interrupted.
+arguments; 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from demo import processes
 from demo.mixed import Part, play
-from demo.processes import ChildError, python
+from demo.processes import ChildError, Terminated, python
 from demo.summary import shortfalls, summarize
 from demo.tasks.rows import read_inputs
 from understudy import Client, RawPrompt, UnderstudyError
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep = arguments.out is not None
     directory = arguments.out or Path(tempfile.mkdtemp(prefix="understudy-demo-"))
     directory.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, processes.terminate)
     try:
         result = _play(directory, arguments, console)
     except (ChildError, UnderstudyError, OSError) as error:
@@ -202,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"demo: {error}", file=sys.stderr)
         print(f"demo: what there is so far is kept in {directory}", file=sys.stderr)
         return 1
+    except Terminated:
+        print("demo: terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("demo: interrupted", file=sys.stderr)
         return 130

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
@@ -18,6 +18,15 @@ STOP_TIMEOUT_S = 30.0
 
 class ChildError(Exception):
     """A child process failed; the message says which and how it ended."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. An event loop lets only this kind of exception end it from a signal handler."""
+
+
+def terminate(*_: object) -> NoReturn:
+    """A handler of SIGTERM: raises Terminated."""
+    raise Terminated
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ def python(*arguments: str) -> list[str]:
 
 
 def _spawn(command: Sequence[str], output: BinaryIO | None = None) -> subprocess.Popen[bytes]:
-    """Starts a child; a signal that comes meanwhile ends it before it raises KeyboardInterrupt.
+    """Starts a child; a signal that comes meanwhile ends it before KeyboardInterrupt or Terminated.
 
     Raised while Popen waits for the new program, it would leave a child that nobody knows.
     """
@@ -53,7 +62,7 @@ def _spawn(command: Sequence[str], output: BinaryIO | None = None) -> subprocess
             signal.signal(number, handler)
     if received:
         stop(child)
-        raise KeyboardInterrupt
+        raise Terminated if signal.SIGTERM in received else KeyboardInterrupt
     return child
 
 

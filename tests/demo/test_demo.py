@@ -228,6 +228,6 @@ def test_sigterm_ends_it_and_removes_its_folder(folder_only: str, tmp_path: Path
         time.sleep(0.02)
     process.terminate()
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "demo: interrupted" in errors
+    assert process.returncode == 143
+    assert "demo: terminated" in errors
     assert list(temporary.iterdir()) == []
