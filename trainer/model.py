@@ -22,6 +22,15 @@ from transformers.utils import logging as transformers_logging
 from trainer.errors import BaseModelError
 from understudy.artifact import ArtifactError, read_safetensors_header
 
+# The keys by which the server knows a mixture of experts, too.
+EXPERT_KEYS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_moe_experts",
+)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -54,10 +63,11 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def load_outline(directory: Path) -> PreTrainedModel:
     """The base's modules without weights, on the `meta` device: what can be adapted, how large.
 
-    Raises BaseModelError if transformers cannot make a decoder of it.
+    Raises BaseModelError if transformers cannot make a decoder of it, or it has experts.
     """
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        _refuse_experts(config, directory)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -66,6 +76,18 @@ def load_outline(directory: Path) -> PreTrainedModel:
     if model.get_output_embeddings() is None:
         raise BaseModelError(f"base {str(directory)!r}: the model predicts no tokens")
     return model  # type: ignore[no-any-return]
+
+
+def _refuse_experts(config: PreTrainedConfig, directory: Path) -> None:
+    """Raises BaseModelError for a mixture of experts: its experts are no linears, so they would be
+    neither quantized nor adapted, and the server does not serve it."""
+    text = config.get_text_config()
+    for key in EXPERT_KEYS:
+        if (getattr(text, key, None) or 0) > 1:
+            raise BaseModelError(
+                f"base {str(directory)!r} ({config.model_type}): a mixture of experts ({key} "
+                f"{getattr(text, key)}) is not trained, and no server serves it; take a dense model"
+            )
 
 
 def check_shapes(directory: Path, outline: nn.Module) -> None:

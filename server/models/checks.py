@@ -12,7 +12,7 @@ from server.errors import StartupError
 from server.kernels import AttentionStep, LongChunk, Native, ShortRows
 from server.models.decoder import CacheShape, Decoder
 
-_EXPERT_KEYS = (
+EXPERT_KEYS = (
     "num_experts",
     "num_local_experts",
     "n_routed_experts",
@@ -61,7 +61,7 @@ def check_config(config: PretrainedConfig, name: str) -> None:
     for key in _SIZE_KEYS:
         if not isinstance(getattr(text, key, None), int):
             raise refuse(f"its configuration has no {key}")
-    for key in _EXPERT_KEYS:
+    for key in EXPERT_KEYS:
         if (getattr(text, key, None) or 0) > 1:
             raise refuse(f"mixture of experts ({key} {getattr(text, key)}) is not served")
     kinds = set(getattr(text, "layer_types", None) or ()) - _ATTENTION_KINDS

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import trainer.model
+from server.models import checks
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from trainer.__main__ import main
 
@@ -240,6 +241,21 @@ def test_base_that_lacks_a_tensor(
     monkeypatch.undo()
     line = refused(write_config(base=str(lacking)), "--quiet")
     assert "its weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight" in line
+
+
+@pytest.mark.parametrize("key", trainer.model.EXPERT_KEYS)
+def test_base_with_experts(
+    key: str, write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    experts = tmp_path / "experts"
+    shutil.copytree(base, experts)
+    config = json.loads((experts / "config.json").read_text())
+    (experts / "config.json").write_text(json.dumps({**config, key: 8}))
+    assert f"a mixture of experts ({key} 8)" in refused(write_config(base=str(experts)))
+
+
+def test_server_and_trainer_know_experts_by_the_same_keys() -> None:
+    assert trainer.model.EXPERT_KEYS == checks.EXPERT_KEYS
 
 
 def test_base_whose_weights_have_another_shape(
