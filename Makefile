@@ -40,9 +40,9 @@ proto: $(READY) ## generate the Python stubs from proto/
 lock: $(READY) ## write requirements.lock anew (UPGRADE="NAME ..." takes newer versions)
 	$(BIN)/python scripts/lock.py --upgrade $(UPGRADE)
 
-clean: ## remove environments, caches and run outputs
+clean: ## remove environments, caches and builds
 	rm -rf .venv $(PEERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	rm -rf build dist client/build client/dist runs demo-run
+	rm -rf build dist client/build client/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf *.egg-info client/*.egg-info
 

@@ -8,6 +8,7 @@ followed. What can only be tried by hand stands in BY_HAND with the reason; noth
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_make_help_lists_every_target() -> None:
     assert phony
     shown = [line.split()[0] for line in make("help").splitlines()]
     assert shown == phony[1].split()
+
+
+def test_make_clean_keeps_what_users_made(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made, kept = ["build", ".venv", "server/__pycache__"], ["runs/mine", "store", "demo-run"]
+    for name in [*made, *kept]:
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert [name for name in [*made, *kept] if (tmp_path / name).exists()] == kept
 
 
 def test_readme_lists_what_comes_later() -> None:
