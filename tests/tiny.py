@@ -80,12 +80,12 @@ def make_adapter(
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
                     parameter.normal_(std=0.2)
-        adapted.save_pretrained(directory)
+        adapted.save_pretrained(str(directory))
     seal(
         directory,
         Manifest(
             name=name,
-            method=config.peft_type.value.lower(),
+            method=peft.PeftType(config.peft_type).value.lower(),
             base_fingerprint=base_fingerprint(base),
             base_name=base.name,
             base_architecture=architecture,

@@ -56,7 +56,8 @@ class Canned(generation_grpc.GenerationServiceServicer):
 
 async def main() -> None:
     server = grpc.aio.server()
-    generation_grpc.add_GenerationServiceServicer_to_server(Canned(), server)
+    canned = Canned()  # type: ignore[abstract]  # what it lacks is UNIMPLEMENTED
+    generation_grpc.add_GenerationServiceServicer_to_server(canned, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

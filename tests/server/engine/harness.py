@@ -184,7 +184,7 @@ class Driver:
             base,
             EngineConfig(**config),
             self.metrics,
-            on_change=self.changes.append,
+            on_change=lambda event: self.changes.append(event),
             clock=clock,
             loader=loader,
         )

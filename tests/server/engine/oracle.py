@@ -34,7 +34,7 @@ def load(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_threshold=int8_threshold
         )
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -43,6 +43,7 @@ def load(
         for module in model.modules():
             if isinstance(module, Linear8bitLt):
                 module.register_forward_pre_hook(_keep_int8)
+    assert isinstance(model, torch.nn.Module)
     return model.eval()
 
 
@@ -59,7 +60,7 @@ def greedy(
 ) -> Solo:
     """`count` greedy tokens, or up to an end of sequence, each from a full forward pass."""
     ids = list(prompt)
-    rows = []
+    rows: list[torch.Tensor] = []
     while len(rows) < count and not (rows and ids[-1] in eos):
         rows.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1])
         ids.append(int(rows[-1].argmax()))

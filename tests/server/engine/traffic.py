@@ -88,8 +88,11 @@ def _other(weights: AdapterWeights) -> AdapterWeights:
 def _other_change(change: LinearChange) -> LinearChange:
     if change.low_rank is not None:
         return replace(change, low_rank=replace(change.low_rank, scaling=-change.low_rank.scaling))
-    scales = (change.input_scale, change.output_scale)
-    return LinearChange(None, *(None if scale is None else scale.flip(0) for scale in scales))
+    into, out = change.input_scale, change.output_scale
+    return LinearChange(
+        input_scale=None if into is None else into.flip(0),
+        output_scale=None if out is None else out.flip(0),
+    )
 
 
 class Traffic:
@@ -131,7 +134,7 @@ class Traffic:
             name = OVERFLOWING
         adapter = None if name is None else (name, self.current[name])
         job = Job(adapter, prompt, tuple(options.items()))
-        lease = None if adapter is None else HeldAdapter(name, self._weights[adapter], adapter[1])
+        lease = adapter and HeldAdapter(adapter[0], self._weights[adapter], adapter[1])
         if "continuations" not in options:
             options = options | {
                 "max_tokens": min(1 + int(generator.expovariate(0.25)), MAX_TOKENS),

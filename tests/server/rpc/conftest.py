@@ -62,7 +62,8 @@ class Server:
     def generate(self, text: str = "noon", adapter: str = "", **fields: Any) -> gpb.Generation:
         """The one generation of a short greedy request."""
         request = request_for(text, adapter, **fields)
-        return self.generation.Generate(request, timeout=TIMEOUT_S).generations[0]
+        response: gpb.GenerateResponse = self.generation.Generate(request, timeout=TIMEOUT_S)
+        return response.generations[0]
 
     def sample(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples that carry these labels."""
