@@ -28,6 +28,7 @@ from server.adapters.remote import RemoteLimits, RemoteSources
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.sums import AdapterSums
 from server.adapters.tiers import AdapterTiers, TierLimits
+from server.adapters.totals import StoreTotals
 from server.adapters.watcher import StoreWatcher
 from server.config import Hardware, ListenConfig, ServerConfig, resolve
 from server.constraints.compiler import GrammarCompiler
@@ -221,7 +222,12 @@ class App:
             on_change=feed.observe,
             breathe=self._loader.breathe,
         )
-        catalog = Catalog(tiers, lambda: engine.stats().slots, self.config.engine.num_adapter_slots)
+        catalog = Catalog(
+            tiers,
+            lambda: engine.stats().slots,
+            self.config.engine.num_adapter_slots,
+            StoreTotals(self._store, self._executor).read,
+        )
         self.metrics.watch_engine(engine.stats, self.config.engine.block_size)
         self.metrics.watch_adapters(catalog.residency)
         admission = Admission(

@@ -67,13 +67,19 @@ class Catalog:
     """Reads `tiers`, its store and the engine's slots. Every method reads the disk."""
 
     def __init__(
-        self, tiers: AdapterTiers, slots: Callable[[], Collection[str]], num_slots: int
+        self,
+        tiers: AdapterTiers,
+        slots: Callable[[], Collection[str]],
+        num_slots: int,
+        stored: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        """`slots` gives `name@version` of the adapters in the `num_slots` device slots."""
+        """`slots` gives `name@version` of the adapters in the `num_slots` device slots, `stored`
+        how many versions the store holds, and their bytes."""
         self._tiers = tiers
         self._store = tiers.store
         self._slots = slots
         self._num_slots = num_slots
+        self._stored = stored
 
     def page(
         self, wanted: Wanted, after: Key | None, size: int
@@ -140,6 +146,7 @@ class Catalog:
     def residency(self) -> Residency:
         """What the tiers hold now, for metrics. Reads no disk."""
         slots, residents = frozenset(self._slots()), self._tiers.residents().values()
+        num_disk, disk_bytes = self._stored()
         return Residency(
             residents=tuple(
                 ResidentAdapter(
@@ -154,6 +161,8 @@ class Catalog:
             ),
             num_leases=sum(resident.num_leases for resident in residents),
             num_slots=self._num_slots,
+            num_disk=num_disk,
+            disk_bytes=disk_bytes,
         )
 
     def _is_current(self, name: str, version: str) -> bool:

@@ -205,6 +205,8 @@ def test_metrics_tell_where_adapters_were(server: Server) -> None:
     for adapter in ("pirate", "polite", "pirate", "polite", "pirate", ""):
         server.generate(adapter=adapter)
     assert hits() == [1, 1, 3]
+    eventually(lambda: server.sample("understudy_adapters", tier="disk") == 2)
+    assert server.sample("understudy_adapter_bytes", tier="disk") > 1000
     loads = "understudy_adapter_load_seconds_count"
     assert server.sample(loads, tier="host", source="store") == 2
     assert server.sample(loads, tier="device", source="host") == 2
