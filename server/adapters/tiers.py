@@ -14,6 +14,7 @@ from pathlib import Path
 
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
 from server.adapters.lease import AdapterLease, Resident
+from server.adapters.names import Names
 from server.adapters.sources import resolve_source
 from server.adapters.store import AdapterStore, Reference, close_names
 from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
@@ -30,10 +31,6 @@ from server.types import (
 from understudy.store import LATEST
 
 Key = tuple[str, str]
-
-# How long an alias is taken from memory before the store is asked again, seconds: another process
-# may move it.
-ALIAS_FRESH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +74,13 @@ class AdapterTiers:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._residents: dict[Key, Resident] = {}
-        # What a bare name means; stays when the version is evicted, so that it comes back.
-        self._current: dict[str, str] = {}
-        # Names that mean what the store says, not what LoadAdapter read from elsewhere.
-        self._following: set[str] = set()
-        # (name, alias) -> what the store said it points to, and when.
-        self._aliases: dict[Key, tuple[str, float]] = {}
+        self._names = Names()
         # Held while an alias moves in the store and then here: the last one in is it in both.
         self._moving = threading.Lock()
-        # `name` and `name@version` that were unloaded: not served again until loaded by request.
-        self._withdrawn: set[str] = set()
 
     def try_acquire(self, reference: Reference) -> AdapterLease | None:
         """A lease on a version in memory; None if it is not there, or is named by an alias that was
-        not looked up for ALIAS_FRESH_S."""
+        not looked up of late."""
         with self._lock:
             resident = self._find(reference)
             if resident is None or resident.retired:
@@ -106,11 +96,11 @@ class AdapterTiers:
         Raises AdapterNotFoundError with close names, AdapterRefusedError, AdapterMemoryError.
         """
         with self._lock:
-            self._check_withdrawn(str(reference))
+            self._names.check(reference)
             resident = self._find(reference)
             if resident is not None and not resident.retired:
                 return Reference(reference.name, resident.adapter.version)
-        looked_up = time.monotonic()
+        looked_up = self._names.now()
         version = self.resolve(reference)
         exact = Reference(reference.name, version)
         with self.store.holding(exact.name, version) as directory:
@@ -123,9 +113,9 @@ class AdapterTiers:
         What an alias means is remembered for `try_acquire`. Raises AdapterNotFoundError with close
         names.
         """
-        looked_up = time.monotonic()
+        looked_up = self._names.now()
         with self._lock:
-            version = reference.selector or self._current.get(reference.name, "")
+            version = reference.selector or self._names.current(reference.name) or ""
             if (reference.name, version) in self._residents:
                 return version
         stored = self.store.resolve(Reference(reference.name, version))
@@ -134,8 +124,8 @@ class AdapterTiers:
             raise self.not_found(reference)
         if reference.selector not in ("", stored):
             with self._lock:
-                stored = self._pointed(reference.name, reference.selector, stored, looked_up)
-                self._aliases[reference.name, reference.selector] = (stored, looked_up)
+                name, alias = reference.name, reference.selector
+                stored = self._names.looked_up(name, alias, stored, looked_up)
         return stored
 
     def load(self, name: str, source: str, pin: bool) -> Reference:
@@ -173,8 +163,7 @@ class AdapterTiers:
                 resident = self._residents.get((name, adapter.version))
                 if resident is not None and not resident.stored:
                     resident.stored = self.store.hold(name, adapter.version)
-                if self._current.get(name) == adapter.version:
-                    self._following.add(name)
+                self._names.follow(name, adapter.version)
         return exact
 
     def unload(self, reference: Reference) -> int:
@@ -185,11 +174,7 @@ class AdapterTiers:
         version = self.resolve(reference)
         key = (reference.name, version)
         with self._lock:
-            self._withdrawn.add(f"{reference.name}@{version}")
-            if not reference.selector or self._current.get(reference.name) == version:
-                self._withdrawn.add(reference.name)
-                self._current.pop(reference.name, None)
-                self._following.discard(reference.name)
+            self._names.withdraw(reference, version)
             resident = self._residents.get(key)
             num_leases = resident.num_leases if resident else 0
             self._tell(AdapterChange.UNLOADED, key)
@@ -207,11 +192,6 @@ class AdapterTiers:
             self._pin(resident, pinned)
         return exact
 
-    def is_used(self, name: str) -> bool:
-        """Whether requests have asked for the name, or a version of it is in memory."""
-        with self._lock:
-            return name in self._current or any(name == key[0] for key in self._residents)
-
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Points an alias of the store at a version; an empty version removes it. *Blocking.*
 
@@ -220,22 +200,21 @@ class AdapterTiers:
         `AdapterStore.set_alias` and `load`; AdapterMemoryError when `latest` has moved, and the
         name stays what it was.
         """
+        exact = Reference(name, version)
         with self._lock:
-            in_service = bool(version) and name in self._current
-            if alias != LATEST and f"{name}@{version}" in self._withdrawn:
+            in_service = bool(version) and self._names.current(name) is not None
+            if alias != LATEST and self._names.is_withdrawn(exact):
                 in_service = False
         with self._moving, contextlib.ExitStack() as stack:
             adapter = None
             if in_service:
                 directory = stack.enter_context(self.store.holding(name, version))
-                adapter = self._read_stored(Reference(name, version), directory)
+                adapter = self._read_stored(exact, directory)
                 if alias != LATEST:
-                    self._install(adapter, Reference(name, version))
+                    self._install(adapter, exact)
             self.store.set_alias(name, alias, version)
             with self._lock:
-                self._aliases.pop((name, alias), None)
-                if version:
-                    self._aliases[name, alias] = (version, time.monotonic())
+                self._names.set_alias(name, alias, version)
                 self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
             if adapter is not None and alias == LATEST:
                 self._install(adapter, None)
@@ -247,7 +226,7 @@ class AdapterTiers:
         what they are.
         """
         with self._lock:
-            following = {name: self._current[name] for name in self._following}
+            following = self._names.following()
         found = {name: self.store.resolve(Reference(name)) for name in sorted(following)}
         return {name: v for name, v in found.items() if v not in (None, following[name])}
 
@@ -259,7 +238,7 @@ class AdapterTiers:
         with self._moving:
             version = self.store.resolve(Reference(name))
             with self._lock:
-                if name not in self._following or version in (None, self._current.get(name)):
+                if version in (None, self._names.following().get(name, version)):
                     return None
             exact = Reference(name, version or "")
             self._serve(exact)
@@ -275,7 +254,7 @@ class AdapterTiers:
         """The version that a bare name means; empty if it was unloaded, None if nobody has asked
         for it yet: then it is the store's."""
         with self._lock:
-            return "" if name in self._withdrawn else self._current.get(name)
+            return "" if self._names.is_withdrawn(Reference(name)) else self._names.current(name)
 
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
@@ -305,27 +284,13 @@ class AdapterTiers:
             return AdapterNotFoundError(str(reference), tuple(f"{name}@{c}" for c in close))
         return AdapterNotFoundError(str(reference), close_names(name, names))
 
-    def _pointed(self, name: str, alias: str, version: str, looked_up: float) -> str:
-        """What an alias means that meant `version` when it was looked up: it may have been set
-        since."""
-        known, at = self._aliases.get((name, alias), (version, looked_up))
-        return known if at > looked_up else version
-
-    def _check_withdrawn(self, *references: str) -> None:
-        for reference in references:
-            if reference in self._withdrawn:
-                raise AdapterNotFoundError(reference, note="it was unloaded; load it to serve it")
-
     def _find(self, reference: Reference) -> Resident | None:
-        name, version = reference.name, reference.selector or self._current.get(reference.name)
-        if not version:
-            return None
-        resident = self._residents.get((name, version))
-        if resident is None:
-            version, looked_up = self._aliases.get((name, version), ("", 0.0))
-            if time.monotonic() - looked_up < ALIAS_FRESH_S:
-                resident = self._residents.get((name, version))
-        return resident
+        name = reference.name
+        if reference.is_alias:
+            version = self._names.pointed(name, reference.selector)
+        else:
+            version = reference.selector or self._names.current(name)
+        return self._residents.get((name, version or ""))
 
     def _serve(self, exact: Reference, *, pin: bool = False) -> None:
         """Makes a name mean this version of the store."""
@@ -375,8 +340,9 @@ class AdapterTiers:
         stored = version in self.store.versions(name)
         with self._lock:
             if wanted is not None:
-                self._check_withdrawn(f"{name}@{version}", str(wanted))
-            old = self._current.get(name)
+                self._names.check(Reference(name, version))
+                self._names.check(wanted)
+            old = self._names.current(name)
             replaces = old if wanted is None else None
             freed = self._make_room(adapter, replaces)
             now = time.time()
@@ -390,15 +356,10 @@ class AdapterTiers:
             if pin:
                 self._pin(resident, True)
             if wanted is None:
-                self._withdrawn -= {name, f"{name}@{version}"}
-                self._current[name] = version
-                (self._following.add if follow else self._following.discard)(name)
-                if version != old:
+                if self._names.move(name, version, follow=follow):
                     self._tell(AdapterChange.ALIAS, (name, version))
             elif not wanted.selector and (name, old) not in self._residents:
-                # The name's first version, or one in the place of what the store has no more.
-                self._following.add(name)
-                self._current[name] = self._pointed(name, LATEST, version, looked_up)
+                self._names.used(name, version, looked_up)
             superseded = self._residents.get((name, replaces or ""))
             if superseded is not None and superseded is not resident and not superseded.pinned:
                 freed += self._retire((name, superseded.adapter.version))
