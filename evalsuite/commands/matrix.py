@@ -9,7 +9,8 @@ from evalsuite import flags
 from evalsuite.commands.common import add_tests, evaluated, test_config, wanted
 from evalsuite.commands.run import write_report
 from evalsuite.record import write_text
-from evalsuite.reports.matrix import Matrix, MatrixSettings, build_matrix, matrix_fields
+from evalsuite.reports.matrix import Matrix, MatrixSettings, build_matrix
+from evalsuite.reports.matrix_fields import matrix_fields
 from evalsuite.reports.matrix_table import print_matrix
 from evalsuite.session import Plan, Played
 from evalsuite.stats import Correction

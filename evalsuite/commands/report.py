@@ -10,7 +10,7 @@ from evalsuite.commands.matrix import MATRIX_FILE, add_matrix, make_matrix, with
 from evalsuite.commands.run import default_shots, write_report
 from evalsuite.record import REPORT_FILE, write_text
 from evalsuite.reports.markdown import report_markdown
-from evalsuite.reports.matrix import matrix_fields
+from evalsuite.reports.matrix_fields import matrix_fields
 from evalsuite.reports.page import html_page
 from evalsuite.session import Plan, Played
 from evalsuite.types import RowKind

@@ -13,7 +13,8 @@ import pytest
 from evalsuite.__main__ import main
 from evalsuite.errors import InputError
 from evalsuite.metrics import MeanMetric
-from evalsuite.reports.matrix import Finding, Matrix, MatrixSettings, build_matrix, matrix_fields
+from evalsuite.reports.matrix import Finding, Matrix, MatrixSettings, build_matrix
+from evalsuite.reports.matrix_fields import matrix_fields
 from evalsuite.results import Cell, TaskResult, Totals
 from evalsuite.stats import BootstrapConfig, Correction, TestConfig, compare, holm, mcnemar
 from evalsuite.task import Task, TaskSpec
