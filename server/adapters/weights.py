@@ -5,7 +5,7 @@ checkpoint, such as `model.layers.0.self_attn.q_proj`.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -142,15 +142,16 @@ class AdapterWeights:
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in an adapter's dataclasses, mappings and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_of(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from tensors_of(item)
-    elif is_dataclass(value):
-        for part in fields(value):
-            yield from tensors_of(getattr(value, part.name))
+    """The tensors in an adapter's dataclasses, mappings and tuples, in no particular order."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            left.extend(item.values())
+        elif isinstance(item, tuple):
+            left.extend(item)
+        elif is_dataclass(item):
+            parts = (getattr(item, name) for name in item.__dataclass_fields__)
+            left.extend(part for part in parts if part is not None)

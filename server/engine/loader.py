@@ -25,8 +25,8 @@ class Loader(Executor):
     engine is busy: it rests in proportion to the processor time that it took, between jobs and
     wherever a job calls `breathe`.
 
-    Its priority is not lower than the engine's: it would have to hold the interpreter's lock while
-    others are preferred to it, and the engine would wait for the lock.
+    Its priority is not lower than the engine's: preempted while it holds the interpreter's lock, it
+    would hold up the engine.
 
     Jobs of `submit` read adapters from the store, in order. Those of `ahead` make device forms:
     somebody may wait for one right now, so they come first and do not wait for a rest, though they
