@@ -16,8 +16,6 @@ from server.models.loader import LoadedBase, load_base
 from tests.tiny import make_adapter, make_base, make_model
 from understudy.artifact import read_json_object
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
 _P = "base_model.model."
 _E, _H = f"{_P}model.embed_tokens", f"{_P}lm_head"
 _DELTA = ".token_adapter.trainable_tokens_delta"

@@ -1,5 +1,6 @@
 """The other way to run a request: alone, through transformers and PEFT, without any cache."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def load(
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     if adapter is not None:
-        model = peft.PeftModel.from_pretrained(model, adapter)
+        with warnings.catch_warnings():
+            # PEFT warns of norms, and of embeddings that are tied.
+            warnings.simplefilter("ignore", UserWarning)
+            model = peft.PeftModel.from_pretrained(model, adapter)
         for module in model.modules():
             if isinstance(module, Linear8bitLt):
                 module.register_forward_pre_hook(_keep_int8)

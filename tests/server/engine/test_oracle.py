@@ -65,7 +65,7 @@ def test_mixed_batch_equals_solo(
         )
         driver.step()
     driver.run()
-    assert max(step.num_sequences for step in driver.metrics.steps) >= len(names)
+    assert max(step.num_sequences for step in driver.metrics.steps) >= 6
     for name in names:
         model = oracle.load(
             tiny.base, quantization, tiny.adapters[name] if name else None, int8_threshold=0.0

@@ -12,9 +12,6 @@ from tests.server.engine.conftest import Tiny
 from tests.server.engine.kinds import check_against_peft, load_kernels
 from tests.tiny import make_adapter, make_model
 
-# PEFT warns of what is being tested here: saved and tied embeddings.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
 _TASK = {"task_type": "CAUSAL_LM"}
 _SMALL: dict[str, Any] = {
     "vocab_size": 320,
