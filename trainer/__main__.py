@@ -22,6 +22,7 @@ examples:
   python -m trainer train lora.yaml --set optimiser.epochs=3 --set method.rank=8
   python -m trainer train lora.yaml --resume
   python -m trainer verify store/my-adapter/0123456789abcdef
+  python -m trainer combine both --adapters first=0.7 second=0.3 --base BASE --store store
   python -m trainer schema > train.schema.json
 """
 
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "train":
             with _without_library_chatter():
                 return _train(options)
+        if options.command == "combine":
+            with _without_library_chatter():
+                return _combine(options)
         return _verify(options) if options.command == "verify" else _schema()
     except InterruptedRunError as error:
         print(f"{error}\ncontinue with: {_resume_command(arguments)}", file=sys.stderr)
@@ -91,9 +95,40 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("directory", type=Path, metavar="DIR", help="the adapter's folder")
     verify.add_argument("--json", action="store_true", help="print the manifest as one JSON line")
 
+    _add_combine(commands)
     commands.add_parser("schema", help="print the configuration's JSON schema")
     commands.add_parser("pretrain", help="make a small base model by a recipe", add_help=False)
     return parser
+
+
+def _add_combine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    combine = commands.add_parser(
+        "combine",
+        help="make one LoRA adapter of several in a store",
+        description="Publish a weighted combination of LoRA adapters as a new version. `sum` is "
+        "exact, and as large as all of them together; the other recipes are PEFT's.",
+    )
+    combine.add_argument("name", metavar="NAME", help="the result's name in the store")
+    combine.add_argument(
+        "--adapters",
+        nargs="+",
+        required=True,
+        metavar="ADAPTER[=WEIGHT]",
+        help="name, name@version or name@alias; weight 1 where left out",
+    )
+    combine.add_argument("--base", type=Path, required=True, metavar="DIR", help="their base model")
+    combine.add_argument("--store", type=Path, required=True, metavar="DIR")
+    combine.add_argument(
+        "--recipe",
+        default="sum",
+        metavar="RECIPE",
+        help="sum (default), svd, linear, ties, dare_linear, dare_ties, magnitude_prune; the last "
+        "four also as ..._svd",
+    )
+    combine.add_argument("--density", type=float, metavar="SHARE", help="numbers to keep, (0, 1]")
+    combine.add_argument("--rank", type=int, metavar="R", help="of the result, for the svd recipes")
+    combine.add_argument("--seed", type=int, default=0, help="of what dare drops (default 0)")
+    combine.add_argument("--json", action="store_true", help="print the summary as one JSON line")
 
 
 @contextlib.contextmanager
@@ -129,6 +164,20 @@ def _train(options: argparse.Namespace) -> int:
         f"{summary['name']}: {summary['steps']} steps in {summary['training_s']:.0f} s, {losses}"
         f"{summary['tokens_per_s']:,.0f} tokens/s; adapter in {where}"
     )
+    return 0
+
+
+def _combine(options: argparse.Namespace) -> int:
+    from trainer.combine import Recipe, combine, parse_source, summary_text
+
+    summary = combine(
+        options.name,
+        [parse_source(text) for text in options.adapters],
+        Recipe(options.recipe, options.density, options.rank, options.seed),
+        options.base,
+        options.store,
+    )
+    print(json.dumps(summary) if options.json else summary_text(summary, options.store))
     return 0
 
 

@@ -48,7 +48,7 @@ def write_artifact(
     """
     shutil.rmtree(directory, ignore_errors=True)
     model.save_pretrained(str(directory), save_embedding_layers=False)
-    _canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
+    canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
     tokenizer = prepared.tokenizer
     architectures = prepared.outline.config.architectures or [type(prepared.outline).__name__]
     method = config.method
@@ -73,7 +73,7 @@ def write_artifact(
     return Exported(directory, seal(directory, manifest))
 
 
-def _canonicalise_config(path: Path, base_name: str) -> None:
+def canonicalise_config(path: Path, base_name: str) -> None:
     """Makes PEFT's configuration a function of the run alone.
 
     PEFT writes the base's path, and sets in the order of Python's hashes, which differ from
