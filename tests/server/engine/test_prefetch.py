@@ -269,7 +269,7 @@ def test_random_workload_with_a_loader(seed: int, tiny: Tiny, loaded: LoadedBase
         block_size=4,
         num_blocks=generator.choice([20, 50]),
         num_adapter_slots=generator.choice([1, 3, 5]),
-        adapter_slot_bytes=generator.choice([None, 70_000]),
+        adapter_slot_bytes=generator.choice([None, 120_000]),
         max_wait_s=generator.choice([0.0, 60.0]),
         deterministic=True,
     )
