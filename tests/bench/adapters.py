@@ -187,8 +187,10 @@ def _measure(
             num_tokens=plan.stream_tokens, loads=False, window_s=plan.window_s / 4,
         )
     )  # fmt: skip
+    before = _load_s(server)
     tokens = asyncio.run(first_tokens(server.address, registry, prompts(2 * plan.num_cold)))
-    found |= _first_token_figures(tokens)
+    seconds, count = (b - a for a, b in zip(before, _load_s(server), strict=True))
+    found |= _first_token_figures(tokens, seconds / count)
     asyncio.run(unload(server.address, registry.loaded[: plan.num_cold]))
     clock.say(f"first token: {found['cold_ms']} ms cold, {found['warm_ms']} ms warm")
 
@@ -270,7 +272,13 @@ def _registered(server: ServerProcess, registry: Registry) -> dict[str, Any]:
     }
 
 
-def _first_token_figures(tokens: FirstTokens) -> dict[str, Any]:
+def _load_s(server: ServerProcess) -> tuple[float, float]:
+    """Seconds that the server has taken to read and check adapters, and how many."""
+    name = "understudy_adapter_load_seconds"
+    return server.sample(f"{name}_sum", tier="host"), server.sample(f"{name}_count", tier="host")
+
+
+def _first_token_figures(tokens: FirstTokens, load_s: float) -> dict[str, Any]:
     cold, warm, read = (median(s) for s in (tokens.cold_s, tokens.warm_s, tokens.read_s))
     return {
         "cold_ms": round(1e3 * cold, 1),
@@ -279,6 +287,8 @@ def _first_token_figures(tokens: FirstTokens) -> dict[str, Any]:
         "warm_ms_spread": _spread(tokens.warm_s),
         "read_ms": round(1e3 * read, 1),
         "cold_vs_warm_and_read": round(cold / (warm + read), 3),
+        "load_ms": round(1e3 * load_s, 1),
+        "cold_vs_warm_and_load": round(cold / (warm + load_s), 3),
     }
 
 
@@ -315,6 +325,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         "cold_vs_warm_and_read": "{cold_vs_warm_and_read} of a warm first token plus reading the "
         "files: {cold_ms} ms cold ({cold_ms_spread[0]} to {cold_ms_spread[1]}), {warm_ms} ms warm "
         "({warm_ms_spread[0]} to {warm_ms_spread[1]}), {read_ms} ms to read",
+        "cold_vs_warm_and_load": "{cold_vs_warm_and_load} of a warm first token plus what the "
+        "server took to read and check them, {load_ms} ms on average",
         "itl_p99_ratio": "{itl_p99_ratio} of the p99 between tokens, with loading against "
         "without: {itl_ms_p99_loading} and {itl_ms_p99} ms "
         "(rounds {itl_ms_p99_loading_rounds} and {itl_ms_p99_rounds})",
