@@ -2,7 +2,7 @@
 
 Plain frozen data without torch or grpc. A request comes in as `Request`; the engine answers it
 through `Request.emit` with any number of `Delta` events, then exactly one terminal event:
-`Finished`, `Scored` or `Failed`.
+`Finished`, `Scored`, `Classified` or `Failed`.
 """
 
 from collections.abc import Callable, Mapping
@@ -159,6 +159,8 @@ class BaseInfo:
     """Those of them that have a bias."""
     transposed_linears: frozenset[str] = frozenset()
     """Those whose checkpoints hold their weight as [in, out] (transformers' `Conv1D`)."""
+    has_body: bool = True
+    """Whether the model has final hidden states apart from its output head, for classifiers."""
     cache_shape: tuple[int, int, int] = (0, 0, 0)
     """(layers, heads of keys and values, head size): what a position's states are."""
 
@@ -244,13 +246,30 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelScore:
+    """One label of a classification."""
+
+    label: str
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Terminal: the prompt was classified. Labels are the most likely first."""
+
+    labels: tuple[LabelScore, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Terminal: cancelled, past its deadline, or an error. `error` is a ServerError if expected."""
 
     error: Exception
 
 
-Event = Delta | Finished | Scored | Failed
+Event = Delta | Finished | Scored | Classified | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +278,7 @@ class Request:
 
     `emit` is called from the engine's thread and must not block; after a terminal event it is
     never called again. `deadline_s` and `arrival_s` are on the clock of `time.monotonic`.
-    `continuations` is non-empty for Score and empty for generations.
+    `continuations` is non-empty for Score and empty for generations; `classify` asks for neither.
     """
 
     request_id: str
@@ -277,6 +296,7 @@ class Request:
     num_samples: int = 1
     """Generations of the one prompt."""
     continuations: tuple[tuple[int, ...], ...] = ()
+    classify: bool = False
     constraint: Constraint | None = None
     """Not with stop strings, min_tokens or ignore_eos: the grammar alone ends the text."""
     priority: int = 0
@@ -325,8 +345,8 @@ class EngineMetrics(Protocol):
 
     def request_ended(self, adapter: str, outcome: str, usage: "Usage | None") -> None:
         """The terminal event. `outcome`: `eos`, `stop` or `length` (of the first sample),
-        `scored`, `cancelled`, `deadline`, `draining` or `error`; `usage` where the request
-        finished."""
+        `scored`, `classified`, `cancelled`, `deadline`, `draining` or `error`; `usage` where the
+        request finished."""
 
     def preempted(self) -> None:
         """A sequence lost its blocks and will be recomputed."""

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from server.rpc.server import UNIMPLEMENTED_METHODS
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
@@ -106,9 +104,3 @@ def test_make_clean_keeps_what_users_made(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
     assert [name for name in [*made, *kept] if (tmp_path / name).exists()] == kept
-
-
-def test_readme_lists_what_comes_later() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    methods = [method.split("/")[1] for method in UNIMPLEMENTED_METHODS]
-    assert [method for method in methods if f"`{method}`" not in readme] == []

@@ -7,7 +7,9 @@ import peft
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -66,12 +68,25 @@ def make_model(directory: Path, config: PretrainedConfig, seed: int = 0) -> Path
 
 
 def make_adapter(
-    base: Path, directory: Path, config: peft.PeftConfig, *, name: str, seed: int
+    base: Path,
+    directory: Path,
+    config: peft.PeftConfig,
+    *,
+    name: str,
+    seed: int,
+    num_labels: int = 3,
+    labels: tuple[str, ...] = (),
 ) -> Path:
-    """Write an artifact with random weights: PEFT's two files and the manifest."""
+    """Write an artifact with random weights: PEFT's two files and the manifest.
+
+    `num_labels` and their names `labels` are for task_type SEQ_CLS.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base)
-    architecture = type(model).__name__
+    architecture = AutoConfig.from_pretrained(base).architectures[0]
+    if config.task_type == "SEQ_CLS":
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=num_labels)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base)
     with warnings.catch_warnings():
         # PEFT warns of norms, and of embeddings that it saves or that are tied.
         warnings.simplefilter("ignore", UserWarning)
@@ -93,6 +108,7 @@ def make_adapter(
             rank=getattr(config, "r", 0),
             num_virtual_tokens=getattr(config, "num_virtual_tokens", 0) or 0,
             prompt_template=TEMPLATE,
+            labels=list(labels),
         ),
     )
     return directory

@@ -1,4 +1,4 @@
-"""The command line `understudy`: generate, score, tokenize, adapters, watch, info, store.
+"""The command line `understudy`: generate, score, classify, tokenize, adapters, watch, info, store.
 
 Exit codes: 0 done, 1 the server or the disk failed, 2 wrong input or no such adapter, 130 Ctrl-C.
 """
@@ -40,6 +40,7 @@ examples:
   understudy generate --json --adapter summary "..." | jq -r .generations[0].text
   understudy generate --adapter reviews --choice positive --choice negative "Cold food."
   understudy score --adapter reviews "The food was cold." " good" " bad"
+  understudy classify --adapter mood "The food was cold."
   understudy tokenize --adapter summary "some text"
   understudy adapters list
   understudy adapters load summary --pin
@@ -126,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_generate(commands, [common, prompt])
     _add_score(commands, [common, prompt])
+
+    classify = commands.add_parser(
+        "classify", parents=[common, prompt], help="labels from an adapter that classifies"
+    )
+    classify.add_argument("text", help="the text, - for stdin")
+    classify.set_defaults(command=_commands.classify)
 
     tokenize = commands.add_parser(
         "tokenize", parents=[common, prompt], help="show the tokens a request would run"

@@ -63,6 +63,21 @@ def score(client: Client, args: argparse.Namespace) -> None:
             print_table(("logprob", "id", "token"), tokens)
 
 
+def classify(client: Client, args: argparse.Namespace) -> None:
+    """A table of labels, the most likely first."""
+    result = client.classify(
+        prompt_input(args, args.text), adapter=args.adapter, timeout=args.timeout
+    )
+    if args.json:
+        print_json(result)
+        return
+    rows = [
+        (f"{score.probability:.4f}", f"{score.logit:.4f}", printable(score.label))
+        for score in result.labels
+    ]
+    print_table(("probability", "logit", "label"), rows)
+
+
 def tokenize(client: Client, args: argparse.Namespace) -> None:
     """Token ids with their texts."""
     result = client.tokenize(

@@ -131,7 +131,7 @@ def score_result(m: generation_pb.ScoreResponse, num_continuations: int) -> t.Sc
 def classify_result(m: generation_pb.ClassifyResponse) -> t.ClassifyResult:
     """Label probabilities."""
     labels = tuple(t.LabelScore(s.label, s.probability, s.logit) for s in m.labels)
-    return t.ClassifyResult(m.request_id, _adapter_ref(m.adapter), labels)
+    return t.ClassifyResult(m.request_id, _adapter_ref(m.adapter), labels, _usage(m.usage))
 
 
 def tokenize_result(m: generation_pb.TokenizeResponse) -> t.TokenizeResult:

@@ -177,13 +177,15 @@ def _continuation(index: int, value: t.Continuation) -> generation_pb.Continuati
 
 
 def classify_request(
-    value: t.Input, adapter: str, request_id: str
+    value: t.Input, *, adapter: str, priority: int | None, tenant: str, request_id: str
 ) -> generation_pb.ClassifyRequest:
     """The wire's form of a classification."""
     return build(
         generation_pb.ClassifyRequest,
         adapter=adapter,
         input=input_message(value),
+        priority=priority,
+        tenant=tenant,
         request_id=request_id,
     )
 

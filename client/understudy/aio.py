@@ -127,11 +127,15 @@ class AsyncClient:
         input: Input,
         *,
         adapter: str,
+        priority: int | None = None,
+        tenant: str = "",
         request_id: str = "",
         timeout: Timeout = USE_CLIENT_DEFAULT,
     ) -> ClassifyResult:
         """As Client.classify."""
-        request = _encode.classify_request(input, adapter, request_id)
+        request = _encode.classify_request(
+            input, adapter=adapter, priority=priority, tenant=tenant, request_id=request_id
+        )
         answer = await self._caller.call(self._stub.Classify, request, timeout)
         return _decode.classify_result(answer)
 

@@ -76,6 +76,8 @@ class Manifest:
     prompt_template: str | None = None
     token_ids: dict[str, int | None] = field(default_factory=dict)
     """Ids of `bos`, `eos` and `pad` at training time."""
+    labels: list[str] = field(default_factory=list)
+    """Names of a classification head's labels, in its order. Empty: LABEL_0, LABEL_1, ..."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each hashed file, by name."""
     content_hash: str = ""
@@ -115,6 +117,9 @@ class Manifest:
         for key in ("files", "token_ids"):
             if not isinstance(data.get(key, {}), dict):
                 raise ArtifactError(f"{where}: field {key!r} must be an object")
+        labels = data.get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
+            raise ArtifactError(f"{where}: field 'labels' must be a list of non-empty strings")
         template = data.get("prompt_template")
         if template is not None:
             if not isinstance(template, str):
@@ -321,6 +326,7 @@ def content_hash_of(
         json.dumps(manifest.prompt_template),
         manifest.base_fingerprint,
         manifest.quantization,
+        *([json.dumps(manifest.labels)] if manifest.labels else []),
     ):
         digest.update(hashlib.sha256(part.encode()).digest())
     _hash_tensors(digest, tensors)

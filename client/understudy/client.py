@@ -134,11 +134,15 @@ class Client:
         input: Input,
         *,
         adapter: str,
+        priority: int | None = None,
+        tenant: str = "",
         request_id: str = "",
         timeout: Timeout = USE_CLIENT_DEFAULT,
     ) -> ClassifyResult:
         """Label probabilities from an adapter with a sequence-classification head."""
-        request = _encode.classify_request(input, adapter, request_id)
+        request = _encode.classify_request(
+            input, adapter=adapter, priority=priority, tenant=tenant, request_id=request_id
+        )
         answer = self._caller.call(self._stub.Classify, request, timeout)
         return _decode.classify_result(answer)
 

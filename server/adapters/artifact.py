@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from server.adapters.classifier import take_classifier
 from server.adapters.ia3 import read_ia3
 from server.adapters.ln_tuning import read_ln_tuning
 from server.adapters.lora import read_lora
@@ -198,7 +199,7 @@ def _load(
         check_content_hash(sealed, found_hash)
     tensors = file.tensors
     breathe()
-    weights = READERS[method](config, tensors, base)
+    weights = _labelled(read_weights(method, config, tensors, base), manifest)
     breathe()
     _check_limits(weights, manifest, limits)
     return AdapterVersion(
@@ -213,6 +214,31 @@ def _load(
         trained_quantization=manifest.quantization,
         warnings=_warnings(sealed, base, name),
     )
+
+
+def read_weights(
+    method: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], base: BaseInfo
+) -> AdapterWeights:
+    """Reads PEFT's configuration and tensors of a method in `READERS`, its classifier with them.
+
+    Raises AdapterRefusedError naming the key or tensor at fault.
+    """
+    config, tensors, classifier = take_classifier(config, tensors, base)
+    weights = READERS[method](config, tensors, base)
+    return weights if classifier is None else replace(weights, classifier=classifier)
+
+
+def _labelled(weights: AdapterWeights, manifest: Manifest) -> AdapterWeights:
+    """With the names that the manifest has for the classifier's labels."""
+    classifier, labels = weights.classifier, tuple(manifest.labels)
+    if not labels:
+        return weights
+    if classifier is None or len(classifier.labels) != len(labels):
+        count = 0 if classifier is None else len(classifier.labels)
+        raise AdapterRefusedError(
+            f"{MANIFEST_FILE}: names {len(labels)} labels, the tensors have {count}"
+        )
+    return replace(weights, classifier=replace(classifier, labels=labels))
 
 
 def _check_size(name: str, limits: ArtifactLimits, needed: int) -> None:

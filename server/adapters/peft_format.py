@@ -59,7 +59,9 @@ def check_task(config: Mapping[str, Any]) -> None:
     """Raises AdapterRefusedError unless the adapter is for causal language modelling."""
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
-        raise AdapterRefusedError(f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM is")
+        raise AdapterRefusedError(
+            f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM and SEQ_CLS are"
+        )
 
 
 def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from server.adapters.weights import AdapterWeights
 from server.engine.sequence import Sequence
-from server.types import Finished, Request, Scored, Usage
+from server.types import Classified, Finished, Request, Scored, Usage
 
 
 @dataclass(eq=False, slots=True)
@@ -45,12 +45,12 @@ def virtual_tokens(request: Request) -> tuple[int, int]:
 
 
 class Answer(Protocol):
-    """Takes the logits of a request's sequences: `Generation` or `Scoring`."""
+    """Takes the output of a request's sequences: `Generation`, `Scoring` or `Classification`."""
 
     request: Request
     progress: Progress
     sequences: list[Sequence]
     """Those that the scheduler holds for it."""
 
-    def terminal(self) -> Finished | Scored | None:
+    def terminal(self) -> Finished | Scored | Classified | None:
         """The terminal event, once there is nothing left to compute."""

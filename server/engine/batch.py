@@ -62,7 +62,8 @@ class Batch:
     """One step's rows [T]: short chunks first, those of one adapter next to each other.
 
     `write_index` is each row's place in the flattened cache. `logit_rows` are the rows whose
-    logits are needed: `num_logit_rows` in the order of `chunks`, then padding.
+    logits are needed: `num_logit_rows` in the order of `chunks`, then padding; `state_rows`
+    [num_state_rows], in the same order, those whose final hidden states are.
     """
 
     chunks: tuple[Chunk, ...]
@@ -73,6 +74,7 @@ class Batch:
     write_index: torch.Tensor
     logit_rows: torch.Tensor
     num_logit_rows: int
+    state_rows: torch.Tensor
     virtual: tuple[torch.Tensor, torch.Tensor] | None
     """Rows of virtual tokens and their embeddings."""
 
@@ -91,6 +93,7 @@ def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
     positions: list[int] = []
     write_index: list[int] = []
     logit_rows: list[int] = []
+    state_rows: list[int] = []
     virtual_rows: list[int] = []
     virtual_states: list[torch.Tensor] = []
     for chunk in ordered:
@@ -113,6 +116,7 @@ def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
             for position in range(start, end)
         )
         logit_rows.extend(range(len(token_ids) - chunk.num_logit_rows, len(token_ids)))
+        state_rows.extend(range(len(token_ids) - chunk.num_state_rows, len(token_ids)))
     num_logit_rows = len(logit_rows)
     # Rows that pad write to the null block, which nobody reads unmasked.
     for rows in (token_ids, positions, write_index, logit_rows):
@@ -130,6 +134,7 @@ def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
         write_index=packed[2],
         logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
         num_logit_rows=num_logit_rows,
+        state_rows=torch.tensor(state_rows, dtype=torch.int64, device=device),
         virtual=virtual,
     )
 

@@ -9,7 +9,7 @@ from server.engine.answer import Answer
 from server.engine.limits import request_label
 from server.engine.sequence import Sequence
 from server.errors import DeadlineError, DrainingError, RequestCancelledError
-from server.types import EngineMetrics, Event, Failed, Finished, Request, Scored
+from server.types import Classified, EngineMetrics, Event, Failed, Finished, Request, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ class RequestBook:
         event = answer.terminal()
         if isinstance(event, Finished):
             self._end(answer, event, event.samples[0].reason.value)
+        elif isinstance(event, Classified):
+            self._end(answer, event, "classified")
         elif event is not None:
             self._end(answer, event, "scored")
 
@@ -128,7 +130,9 @@ class RequestBook:
             # The receiver's fault must not end the others' requests.
             logger.exception("request %s: its receiver failed", request.request_id)
 
-    def _end(self, answer: Answer, event: Finished | Scored | Failed, outcome: str) -> None:
+    def _end(
+        self, answer: Answer, event: Finished | Scored | Classified | Failed, outcome: str
+    ) -> None:
         request, started_s = answer.request, answer.progress.started_s
         del self._answers[request.request_id]
         if started_s is None:
@@ -140,7 +144,9 @@ class RequestBook:
         finally:
             self._close(request, event, outcome)
 
-    def _close(self, request: Request, event: Finished | Scored | Failed, outcome: str) -> None:
+    def _close(
+        self, request: Request, event: Finished | Scored | Classified | Failed, outcome: str
+    ) -> None:
         if request.lease is not None:
             try:
                 request.lease.release()

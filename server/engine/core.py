@@ -11,6 +11,7 @@ from server.config import EngineConfig
 from server.engine.answer import Answer, Progress
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
+from server.engine.classification import Classification
 from server.engine.deadlines import HopelessDeadlines
 from server.engine.generation import Generation, Sample, draw_next
 from server.engine.kv_cache import BlockPool, KVCache
@@ -191,7 +192,7 @@ class EngineCore:
         self._num_prompt += self._book.start(answers, len(chunks))
         try:
             batch = pack(chunks, self._layout, self._base.device)
-            self._postprocess(batch, self._runner.run(batch))
+            self._postprocess(batch, *self._runner.run(batch))
         except Exception as error:
             logger.exception("a step of %d sequences failed", len(chunks))
             for answer in filter(self._book.is_open, answers):
@@ -246,6 +247,8 @@ class EngineCore:
     def _answer(self, request: Request) -> Answer:
         self._num_arrivals += 1
         progress = Progress(self._num_arrivals)
+        if request.classify:
+            return Classification(request, progress)
         if request.continuations:
             return Scoring(request, progress)
         return Generation(
@@ -256,13 +259,14 @@ class EngineCore:
             decode=self._base.decode,
         )
 
-    def _postprocess(self, batch: Batch, logits: torch.Tensor) -> None:
+    def _postprocess(self, batch: Batch, logits: torch.Tensor, states: torch.Tensor) -> None:
         drawn: list[tuple[int, Sample]] = []
         forks: list[tuple[Sequence, Generation]] = []
-        row = 0
+        row = num_states = 0
         for chunk in batch.chunks:
             count = chunk.num_logit_rows
             first, row = row, row + count
+            num_states += chunk.num_state_rows
             sequence, answer = chunk.sequence, chunk.sequence.answer
             if not self._book.is_open(answer):
                 # A score that failed at another of its continuations in this very step.
@@ -274,6 +278,9 @@ class EngineCore:
                     self._score(answer, sequence, logits[first:row])
                 elif answer.is_context(sequence) and sequence.num_remaining == 0:
                     self._scheduler.fork(sequence, answer.continuations())
+            elif isinstance(answer, Classification):
+                if chunk.num_state_rows:
+                    self._classify(answer, sequence, states[num_states - 1 : num_states])
             elif isinstance(answer, Generation) and count:
                 is_end = sequence.num_remaining == 0
                 prompt = logits[first : row - is_end]
@@ -331,6 +338,14 @@ class EngineCore:
             answer.progress.first_token_s = time.monotonic()
         if sequence.num_remaining == 0:
             self._scheduler.remove(sequence)
+        self._book.end_if_done(answer)
+
+    def _classify(self, answer: Classification, sequence: Sequence, state: torch.Tensor) -> None:
+        if not answer.accept(sequence, state):
+            self._book.fail(answer, _not_finite(answer.request))
+            return
+        answer.progress.first_token_s = time.monotonic()
+        self._scheduler.remove(sequence)
         self._book.end_if_done(answer)
 
     def _not_admitted(self, sequence: Sequence, error: Exception) -> None:

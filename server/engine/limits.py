@@ -20,6 +20,7 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
     _check_ids("input", prompt, base)
     highest = max((token_id for token_id, _ in request.sampling.logit_bias), default=0)
     _check_ids(f"sampling.logit_bias[{highest}]", (highest,), base)
+    _check_kind(request)
     num_virtual = 0
     if request.lease is not None:
         num_virtual = request.lease.num_virtual_tokens
@@ -48,6 +49,24 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
     if not request.continuations and request.stopping.max_tokens < 1:
         raise InvalidRequestError(
             "stopping.max_tokens", f"{request.stopping.max_tokens} is not a number from 1"
+        )
+
+
+def _check_kind(request: Request) -> None:
+    """A classifier classifies and generates nothing; the others know no labels."""
+    weights = request.lease.weights if request.lease is not None else None
+    can_classify = isinstance(weights, AdapterWeights) and weights.classifier is not None
+    if request.classify and not can_classify:
+        raise InvalidRequestError(
+            "adapter",
+            f"{request_label(request)!r} has no classification head; name an adapter trained with "
+            "task_type SEQ_CLS, or use Score with the labels as continuations",
+        )
+    if can_classify and not request.classify:
+        raise InvalidRequestError(
+            "adapter",
+            f"{request_label(request)!r} has a classification head and generates nothing; use "
+            "Classify",
         )
 
 

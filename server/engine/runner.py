@@ -13,7 +13,7 @@ from server.models.loader import LoadedBase
 
 
 class Runner:
-    """Turns a batch into logits, reading and writing the cache."""
+    """Turns a batch into logits and final hidden states, reading and writing the cache."""
 
     def __init__(self, base: LoadedBase, cache: KVCache, layout: Layout) -> None:
         self._base = base
@@ -25,8 +25,9 @@ class Runner:
         self._changes = ChangeStacker(base.device, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
-    def run(self, batch: Batch) -> torch.Tensor:
-        """Logits [num_logit_rows, vocabulary], in the order of the batch's chunks."""
+    def run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [num_logit_rows, vocabulary] and final hidden states [num_state_rows, hidden], in
+        the order of the batch's chunks."""
         self._cache.flush()
         context, head = self._base.decoder.context, self._base.decoder.head_context
         context.attention = self._attention(batch)
@@ -35,13 +36,13 @@ class Runner:
         context.changes = self._changes.step(short, long, len(batch.token_ids))
         self._prepare_head(batch)
         try:
-            logits = self._base.decoder.forward(
-                batch.token_ids, batch.positions, batch.logit_rows, batch.virtual
+            logits, states = self._base.decoder.forward(
+                batch.token_ids, batch.positions, batch.logit_rows, batch.virtual, batch.state_rows
             )
         finally:
             context.attention = context.lora = context.changes = None
             head.lora = head.changes = None
-        return logits[: batch.num_logit_rows]
+        return logits[: batch.num_logit_rows], states
 
     def forget(self, placed: PlacedAdapter) -> None:
         """Keeps nothing of an adapter that has left its slot."""

@@ -1,8 +1,8 @@
 """A sequence: tokens at positions, with their states in cache blocks.
 
 A request runs as one sequence (a generation) or several (a score: the shared context, then one
-per continuation). What becomes of its logits is the answer's business: `generation.py` and
-`scoring.py`.
+per continuation). What becomes of its logits is the answer's business: `generation.py`,
+`scoring.py` and `classification.py`.
 """
 
 from dataclasses import dataclass, field
@@ -28,8 +28,10 @@ class Sequence:
     token_ids: list[int]
     num_virtual: int
     logits_from: int
-    """Rows from this position on need logits."""
+    """Rows from this position on need logits, or their final hidden states."""
     num_given: int = 0
+    wants_state: bool = False
+    """Hidden states instead of logits."""
     index: int = 0
     """Which continuation of a score; 0 otherwise."""
     num_computed: int = 0
@@ -77,5 +79,14 @@ class Chunk:
     @property
     def num_logit_rows(self) -> int:
         """How many of the last rows need logits."""
+        return 0 if self.sequence.wants_state else self._num_wanted
+
+    @property
+    def num_state_rows(self) -> int:
+        """How many of the last rows need their final hidden states."""
+        return self._num_wanted if self.sequence.wants_state else 0
+
+    @property
+    def _num_wanted(self) -> int:
         end = self.start + self.count
         return max(0, end - max(self.start, self.sequence.logits_from))

@@ -39,8 +39,8 @@ class AdapterSeries:
         )
         self._ended = Counter(
             "understudy_requests_ended",
-            "Requests ended, by outcome: eos, stop, length, scored, cancelled, deadline, "
-            "draining or error.",
+            "Requests ended, by outcome: eos, stop, length, scored, classified, cancelled, "
+            "deadline, draining or error.",
             ("adapter", "outcome"),
             registry=registry,
         )

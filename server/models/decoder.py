@@ -1,6 +1,7 @@
 """A transformers decoder with our linears and paged attention in place."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,8 @@ class Decoder:
         self.head_context = head_context
         embedding = model.get_input_embeddings()
         self.embedding = AdaptedEmbedding(path_of(model, embedding), embedding, context)
+        self.has_body = model.base_model is not model
+        """Whether the model has final hidden states apart from its output head."""
 
     @torch.inference_mode()
     def forward(
@@ -70,11 +73,14 @@ class Decoder:
         positions: torch.Tensor,
         rows: torch.Tensor,
         embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Logits [len(rows), vocabulary] of the given rows.
+        state_rows: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [len(rows), vocabulary] of the given rows, and the hidden states
+        [len(state_rows), hidden] that leave the model's body at others.
 
         `token_ids` and `positions` are [T]. `embeddings` is (rows, [rows, hidden]): input
         embeddings that stand in for those rows' tokens. The step contexts must be set.
+        `state_rows` requires `has_body`.
         """
         if embeddings is None and self.context.changes is None:
             inputs: dict[str, Any] = {"input_ids": token_ids.unsqueeze(0)}
@@ -83,10 +89,26 @@ class Decoder:
             if embeddings is not None:
                 states[embeddings[0]] = embeddings[1]
             inputs = {"inputs_embeds": states.unsqueeze(0)}
-        logits: torch.Tensor = self.model(
-            **inputs, position_ids=positions.unsqueeze(0), use_cache=False, logits_to_keep=rows
-        ).logits
-        return logits[0]
+        kept: list[torch.Tensor] = []
+        with self._keeping(kept, state_rows):
+            logits: torch.Tensor = self.model(
+                **inputs, position_ids=positions.unsqueeze(0), use_cache=False, logits_to_keep=rows
+            ).logits
+        return logits[0], kept[0] if kept else logits.new_empty(0)
+
+    @contextlib.contextmanager
+    def _keeping(self, kept: list[torch.Tensor], rows: torch.Tensor | None) -> Iterator[None]:
+        """Appends the hidden states of `rows` to `kept` when the body has run in the block."""
+        if rows is None or not len(rows):
+            yield
+            return
+        hook = self.model.base_model.register_forward_hook(
+            lambda _module, _inputs, output: kept.append(output[0][0, rows])
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def install(

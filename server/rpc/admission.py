@@ -49,6 +49,7 @@ class Work:
     num_prompt_logprobs: int | None = None
     num_samples: int = 1
     continuations: tuple[tuple[int, ...], ...] = ()
+    classify: bool = False
     constraint: Constraint | None = None
     priority: int = 0
     tenant: str = ""
@@ -137,6 +138,7 @@ class Admission:
                     num_prompt_logprobs=work.num_prompt_logprobs,
                     num_samples=work.num_samples,
                     continuations=work.continuations,
+                    classify=work.classify,
                     constraint=work.constraint,
                     priority=work.priority,
                     tenant=work.tenant,

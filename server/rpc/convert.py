@@ -14,6 +14,7 @@ from server.types import (
     ContinuationScore,
     Finished,
     FinishReason,
+    LabelScore,
     Lease,
     Tier,
     TokenLogprob,
@@ -51,6 +52,13 @@ def adapter_ref(lease: Lease | None) -> types_pb2.AdapterRef:
         for member, weight in (lease.members if isinstance(lease, SumLease) else ())
     ]
     return types_pb2.AdapterRef(name=lease.name, version=lease.version, members=members)
+
+
+def label_score(score: LabelScore) -> generation_service_pb2.LabelScore:
+    """One label of a classification."""
+    return generation_service_pb2.LabelScore(
+        label=score.label, probability=score.probability, logit=score.logit
+    )
 
 
 def usage(value: Usage) -> types_pb2.Usage:

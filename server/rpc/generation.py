@@ -11,7 +11,7 @@ import grpc
 from server.adapters.artifact import READERS
 from server.config import EngineConfig, LimitsConfig
 from server.constraints.grammar import Grammar
-from server.errors import InvalidRequestError, UnsupportedError
+from server.errors import InvalidRequestError
 from server.metrics import Metrics
 from server.rpc import convert, options
 from server.rpc.admission import Admission, Work
@@ -20,14 +20,22 @@ from server.rpc.constraints import ConstraintDesk, grammar_of
 from server.rpc.leases import AdapterChoice, AnyLease
 from server.rpc.prompts import PromptEncoder, beside
 from server.rpc.streams import TokenClock
-from server.types import BaseInfo, Delta, Finished, SamplingParams, Scored, StoppingParams
+from server.types import (
+    BaseInfo,
+    Classified,
+    Delta,
+    Finished,
+    SamplingParams,
+    Scored,
+    StoppingParams,
+)
 from understudy.v1 import generation_service_pb2 as pb
 from understudy.v1.generation_service_pb2_grpc import GenerationServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Scoring draws nothing.
-_SCORING = (SamplingParams(), StoppingParams(max_tokens=1))
+# Scoring and classifying draw nothing.
+_NO_DRAW = (SamplingParams(), StoppingParams(max_tokens=1))
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class GenerationServer(GenerationServiceServicer):
             context_ids, continuations = await self.encoder.encode_continuations(
                 prompt, request.continuations
             )
-            sampling, stopping = _SCORING
+            sampling, stopping = _NO_DRAW
             return Work(
                 prompt_token_ids=context_ids,
                 sampling=sampling,
@@ -136,8 +144,32 @@ class GenerationServer(GenerationServiceServicer):
             )
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        """Not served yet."""
-        raise UnsupportedError("Classify: this server has no classification heads yet")
+        """Label probabilities from the adapter's head."""
+        request_id = options.request_id(request.request_id)
+        tenant = options.tenant(request.tenant)
+
+        async def work(lease: AnyLease | None) -> Work:
+            template = lease.template if lease is not None else None
+            prompt = await self.encoder.encode(request.input, template)
+            sampling, stopping = _NO_DRAW
+            return Work(
+                prompt_token_ids=prompt.token_ids,
+                sampling=sampling,
+                stopping=stopping,
+                classify=True,
+                priority=request.priority,
+                tenant=tenant,
+            )
+
+        async with self.admission.run(request.adapter, context.time_remaining(), work) as running:
+            event = await running.result()
+            assert isinstance(event, Classified)
+            return pb.ClassifyResponse(
+                request_id=request_id,
+                adapter=convert.adapter_ref(running.lease),
+                labels=map(convert.label_score, event.labels),
+                usage=convert.usage(event.usage),
+            )
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """The token ids that a request with this input would run."""

@@ -20,9 +20,6 @@ from understudy.v1.generation_service_pb2_grpc import add_GenerationServiceServi
 GENERATION = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 ADAPTERS = adapter_service_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name
 
-# Methods of the wire that answer UNIMPLEMENTED in this version, as `Service/Method`.
-UNIMPLEMENTED_METHODS = ("GenerationService/Classify",)
-
 _LOADING = "the server is loading its base model; try again shortly"
 _DRAINING = "the server is shutting down"
 # Calls that grpc itself takes, for each that we do: those that sent nothing yet, and health checks.

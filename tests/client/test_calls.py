@@ -311,7 +311,10 @@ def test_classify_and_model_info(scripted: Any, client: Client) -> None:
     scripted.handlers["GetModelInfo"] = lambda *_: generation_pb.GetModelInfoResponse(
         base_model="nano", max_context_tokens=512, adapter_methods=["lora"]
     )
-    assert client.classify("x", adapter="a").labels[0].label == "pos"
+    result = client.classify("x", adapter="a", priority=3, tenant="t", request_id="r")
+    assert result.labels[0].label == "pos"
+    sent = scripted.requests["Classify"][0]
+    assert (sent.adapter, sent.priority, sent.tenant, sent.request_id) == ("a", 3, "t", "r")
     info = client.model_info()
     assert (info.base_model, info.max_context_tokens) == ("nano", 512)
     assert info.adapter_methods == ("lora",)

@@ -215,6 +215,24 @@ def test_score_json(scripted: Any, run: Run) -> None:
     assert scripted.requests["Score"][0].token_logprobs
 
 
+def test_classify(scripted: Any, run: Run) -> None:
+    labels = [
+        generation_pb.LabelScore(label="good", probability=0.75, logit=2.5),
+        generation_pb.LabelScore(label="bad\n", probability=0.25, logit=-1.0),
+    ]
+    scripted.handlers["Classify"] = lambda *_: generation_pb.ClassifyResponse(labels=labels)
+    code, out, _ = run("classify", "--adapter", "a", "--raw", "cold food")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["probability", "logit", "label"],
+        ["0.7500", "2.5000", "good"],
+        ["0.2500", "-1.0000", "bad\\n"],
+    ]
+    sent = scripted.requests["Classify"][0]
+    assert (sent.adapter, sent.input.raw_prompt) == ("a", "cold food")
+    assert json.loads(run("classify", "--json", "x")[1])["labels"][1]["logit"] == -1.0
+
+
 def test_tokenize(scripted: Any, run: Run) -> None:
     scripted.handlers["Tokenize"] = lambda *_: generation_pb.TokenizeResponse(
         token_ids=[5, 60], tokens=["a", "\n"], prompt="a\n"

@@ -27,6 +27,9 @@ def test_python_example(scripted: Any, wire: Any, capsys: pytest.CaptureFixture[
         "Score": lambda *_: generation_pb.ScoreResponse(
             scores=[generation_pb.ContinuationScore(logprob=p) for p in (-2.0, -1.0)]
         ),
+        "Classify": lambda *_: generation_pb.ClassifyResponse(
+            labels=[generation_pb.LabelScore(label="bad", probability=0.75)]
+        ),
         "ListAdapters": lambda *_: adapter_pb.ListAdaptersResponse(
             adapters=[types_pb.Adapter(name="summary", version="v1")]
         ),
@@ -37,6 +40,7 @@ def test_python_example(scripted: Any, wire: Any, capsys: pytest.CaptureFixture[
     assert out.splitlines() == [
         "Customer: my parcel is late. eos",
         "streamed[-2.0, -1.0]",
+        "bad 0.75",
         "summary v1 unspecified",
         "The food was cold.",
     ]
@@ -44,6 +48,6 @@ def test_python_example(scripted: Any, wire: Any, capsys: pytest.CaptureFixture[
 
 def test_command_lines(parse_command: Callable[[Sequence[str]], None]) -> None:
     commands = re.findall(r"(?:^|\| )(understudy .*)$", "".join(blocks("bash")), re.MULTILINE)
-    assert len(commands) == 14
+    assert len(commands) == 15
     for command in commands:
         parse_command(shlex.split(command))

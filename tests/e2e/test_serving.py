@@ -28,7 +28,6 @@ from understudy import (
     StreamStarted,
     TokenIds,
     UnavailableError,
-    UnimplementedError,
 )
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -141,16 +140,6 @@ def test_deadline_ends_the_request(client: Client, server) -> None:
     with pytest.raises(DeadlineExceededError):
         client.generate("noon", stopping=LONG, timeout=0.2)
     wait_for(lambda: server.sample("understudy_sequences_running") == 0, "the batch is empty")
-
-
-def test_what_comes_later_says_so(client: Client) -> None:
-    with pytest.raises(UnimplementedError, match="Classify"):
-        client.classify("noon", adapter="pirate")
-    with (
-        pytest.raises(UnimplementedError, match="WatchAdapters"),
-        client.adapters.watch(timeout=10) as changes,
-    ):
-        next(changes)
 
 
 def test_sigterm_drains(base, artifacts, start_server) -> None:

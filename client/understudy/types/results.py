@@ -147,6 +147,7 @@ class LabelScore:
 
     label: str
     probability: float
+    """Softmax over the labels; of a single label, the logistic function of its logit."""
     logit: float
 
 
@@ -157,6 +158,7 @@ class ClassifyResult:
     request_id: str
     adapter: AdapterRef
     labels: tuple[LabelScore, ...]
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)

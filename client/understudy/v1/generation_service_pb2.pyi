@@ -547,8 +547,13 @@ class ClassifyRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """As in GenerateRequest. It must have a classification head."""
     request_id: _builtins.str
+    priority: _builtins.int
+    tenant: _builtins.str
     @_builtins.property
     def input(self) -> _types_pb2.Input: ...
     def __init__(
@@ -557,12 +562,16 @@ class ClassifyRequest(_message.Message):
         adapter: _builtins.str = ...,
         input: _types_pb2.Input | None = ...,
         request_id: _builtins.str = ...,
+        priority: _builtins.int | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "input", b"input", "priority", b"priority"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "input", b"input", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "adapter", b"adapter", "input", b"input", "priority", b"priority", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
 
 Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
 
@@ -575,21 +584,25 @@ class ClassifyResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     @_builtins.property
     def adapter(self) -> _types_pb2.AdapterRef: ...
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]: ...
+    @_builtins.property
+    def usage(self) -> _types_pb2.Usage: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         adapter: _types_pb2.AdapterRef | None = ...,
         labels: _abc.Iterable[Global___LabelScore] | None = ...,
+        usage: _types_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "labels", b"labels", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "labels", b"labels", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -605,8 +618,11 @@ class LabelScore(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     LOGIT_FIELD_NUMBER: _builtins.int
     label: _builtins.str
+    """Its name, or LABEL_i where the adapter does not tell it."""
     probability: _builtins.float
+    """Softmax over the labels; of a single label, the logistic function of its logit."""
     logit: _builtins.float
+    """What the head gave. For labels that do not exclude each other, take its logistic function."""
     def __init__(
         self,
         *,

@@ -133,7 +133,7 @@ def test_rank_and_alpha_patterns_match_as_in_peft() -> None:
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changed the base"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights 'loftq'"),
         ({"some_new_idea": False}, "key 'some_new_idea' is unknown"),
-        ({"task_type": "SEQ_CLS"}, "task_type 'SEQ_CLS'"),
+        ({"task_type": "TOKEN_CLS"}, "task_type 'TOKEN_CLS' is not served; CAUSAL_LM and SEQ_CLS"),
         ({"r": 0}, "r 0 is not a whole number from 1"),
         ({"r": True}, "r True"),
         ({"r": "8"}, "r '8'"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors.torch
 
-from server.adapters.artifact import READERS
+from server.adapters.artifact import read_weights
 from server.adapters.weights import AdapterWeights, LinearChange
 from server.config import EngineConfig
 from server.engine.core import EngineCore
@@ -19,6 +19,7 @@ from server.models.loader import LoadedBase
 from server.types import (
     AdapterEvent,
     BaseInfo,
+    Classified,
     Delta,
     Event,
     Failed,
@@ -83,7 +84,7 @@ def read_adapter(directory: Path, base: BaseInfo) -> Any:
     """The weights of an artifact."""
     config = read_json_object(directory / "adapter_config.json")
     tensors = safetensors.torch.load_file(directory / "adapter_model.safetensors")
-    return READERS[config["peft_type"].lower()](config, tensors, base)
+    return read_weights(config["peft_type"].lower(), config, tensors, base)
 
 
 def overflowing(weights: AdapterWeights) -> AdapterWeights:
@@ -109,7 +110,7 @@ class Inbox:
         self.events.append(event)
 
     @property
-    def terminal(self) -> Finished | Scored | Failed | None:
+    def terminal(self) -> Finished | Scored | Classified | Failed | None:
         if not self.events:
             return None
         *before, last = self.events
@@ -133,6 +134,11 @@ class Inbox:
         """The only sample."""
         (sample,) = self.answer.samples
         return sample
+
+    @property
+    def classified(self) -> Classified:
+        assert isinstance(self.terminal, Classified), self.terminal
+        return self.terminal
 
     @property
     def scored(self) -> Scored:

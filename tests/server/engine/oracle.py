@@ -8,7 +8,11 @@ from typing import Any
 import peft
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,14 @@ class Solo:
 
 
 def load(
-    base: Path, quantization: str, adapter: Path | None, int8_threshold: float = 6.0
+    base: Path,
+    quantization: str,
+    adapter: Path | None,
+    int8_threshold: float = 6.0,
+    num_labels: int | None = None,
 ) -> torch.nn.Module:
-    """The base as the trainer and PEFT's users load it, in float32."""
+    """The base as the trainer and PEFT's users load it, in float32; with `num_labels` to
+    classify."""
     options: dict[str, Any] = {}
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -35,7 +44,10 @@ def load(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_threshold=int8_threshold
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+    kind: Any = AutoModelForCausalLM
+    if num_labels is not None:
+        kind, options["num_labels"] = AutoModelForSequenceClassification, num_labels
+    model: Any = kind.from_pretrained(base, dtype=torch.float32, **options)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False

@@ -58,7 +58,7 @@ def check_ended(sent: Sent) -> str:
     if isinstance(terminal, Finished):
         assert not overflows
         return sent.inbox.answer.samples[0].reason.value
-    error = terminal.error
+    error = sent.inbox.error
     if isinstance(error, RequestCancelledError):
         assert sent.cancelled
         return "cancelled"
