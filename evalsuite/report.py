@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evalsuite.aspects.calibration import calibration
 from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
 from evalsuite.session import Models
@@ -138,6 +139,7 @@ def _row(
             for (task, row, metric), gain in gains.items()
             if (task, row) == (result.task.name, cell.row.label)
         },
+        "calibration": calibration(result, cell, settings.seed),
     }
 
 

@@ -19,6 +19,7 @@ PART_OF = {"pydantic_core": "pydantic"}
 ELSEWHERE = {
     "tests/bench/vllm_worker.py": {"vllm"},
     "tests/evalsuite/oracles/label_values.py": {"sklearn"},
+    "tests/evalsuite/oracles/calibration_values.py": {"calibration", "sklearn"},
 }
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|work|home/\w+|Users/\w+)/|\.\./shared")
 

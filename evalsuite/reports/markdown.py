@@ -11,6 +11,9 @@ def report_markdown(report: Mapping[str, Any], matrix: Mapping[str, Any] | None)
     lines = ["## Scores", "", *_scores(report)]
     if matrix is not None:
         lines += ["", "## Gained and forgotten", "", *_matrix(matrix)]
+    calibrated = _calibration(report)
+    if calibrated:
+        lines += ["", "## Calibration", "", *calibrated]
     return "\n".join(lines) + "\n"
 
 
@@ -26,6 +29,28 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
             cells.append("–" if number is None else _interval(number, "value"))
         lines.append(_row([_cell(label), *cells]))
     return lines
+
+
+_CALIBRATION = {
+    "ece": "ECE",
+    "ece_if_calibrated": "if calibrated",
+    "brier": "Brier",
+    "mean_confidence": "confidence",
+    "accuracy": "accuracy",
+    "selective_accuracy_10": "surest tenth",
+}
+
+
+def _calibration(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        _row([_cell(name), _cell(label), *(shown(row["calibration"][key]) for key in _CALIBRATION)])
+        for name, task in report["tasks"].items()
+        for label, row in task["rows"].items()
+        if row["calibration"] is not None
+    ]
+    heads = ["task", "row", *_CALIBRATION.values()]
+    dashes = ["---", "---", *["---:"] * len(_CALIBRATION)]
+    return [_row(heads), _row(dashes), *rows] if rows else []
 
 
 def _matrix(matrix: Mapping[str, Any]) -> list[str]:

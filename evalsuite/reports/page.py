@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evalsuite.report import sample_record
-from evalsuite.reports.plots import Dot, dot_plot, shown
+from evalsuite.reports.plots import Dot, dot_plot, reliability_plot, shown
 from evalsuite.reports.published import beside_ours
 from evalsuite.results import TaskResult
 from evalsuite.types import RowKind
@@ -49,6 +49,8 @@ def html_page(
         labels=list(dict.fromkeys(r for task in report["tasks"].values() for r in task["rows"])),
         plots={name: _values_plot(name, task) for name, task in report["tasks"].items()},
         changes={} if matrix is None else _change_plots(matrix),
+        calibrated=_calibrated(report),
+        reliability=reliability_plot,
         colour=_colour,
         points=_points,
         published=beside_ours(report),
@@ -57,6 +59,16 @@ def html_page(
         samples=embedded(sample_data(results, max_samples)),
         max_samples=max_samples,
     )
+
+
+def _calibrated(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Calibration by task and row, of those that have it."""
+    found = {
+        name: {label: row["calibration"] for label, row in task["rows"].items()}
+        for name, task in report["tasks"].items()
+    }
+    kept = {n: {k: v for k, v in rows.items() if v is not None} for n, rows in found.items()}
+    return {name: rows for name, rows in kept.items() if rows}
 
 
 def sample_data(results: Sequence[TaskResult], max_samples: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Plots as SVG text, without a library: they stand inside a page and follow its colours."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -72,6 +72,42 @@ def dot_plot(title: str, dots: Sequence[Dot], zero: bool = False) -> str:
         parts.append(
             f'<text class="value" x="{_WIDTH - 4}" y="{y + 4}">'
             f"{'+' if zero and dot.value > 0 else ''}{shown(dot.value)}</text>"
+        )
+    return "".join([*parts, "</svg>"])
+
+
+_SIDE, _EDGE = 220, 30
+
+
+def reliability_plot(title: str, lines: Sequence[Mapping[str, float]]) -> str:
+    """Accuracy over confidence, a dot per bin with its interval; the diagonal is calibrated."""
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return round(_EDGE + _SIDE * x, 1), round(_TOP + _SIDE * (1 - y), 1)
+
+    (left, bottom), (right, top) = at(0, 0), at(1, 1)
+    parts = [
+        f'<svg class="plot square" viewBox="0 0 {_SIDE + 2 * _EDGE} {_SIDE + _TOP + _AXIS}" '
+        f'role="img" aria-label="{escape(title, quote=True)}">',
+        f'<line class="grid" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>',
+        f'<line class="grid" x1="{left}" y1="{bottom}" x2="{left}" y2="{top}"/>',
+        f'<line class="zero" x1="{left}" y1="{bottom}" x2="{right}" y2="{top}"/>',
+    ]
+    for mark in (0, 0.5, 1):
+        x, y = at(mark, mark)
+        parts.append(f'<text class="tick" x="{x}" y="{bottom + 16}">{mark:g}</text>')
+        parts.append(f'<text class="label" x="{left - 4}" y="{y + 4}">{mark:g}</text>')
+    for line in lines:
+        (x, y), low, high = (
+            at(line["confidence"], line["accuracy"]),
+            at(0, line["ci_low"])[1],
+            at(0, line["ci_high"])[1],
+        )
+        parts.append(f'<line class="bar adapter" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>')
+        parts.append(
+            f'<circle class="dot adapter" cx="{x}" cy="{y}" r="4"><title>'
+            f"{line['num_samples']} samples, confidence {line['confidence']:.3f}, accuracy "
+            f"{line['accuracy']:.3f}</title></circle>"
         )
     return "".join([*parts, "</svg>"])
 

@@ -80,7 +80,7 @@ def test_page(finished: Path) -> None:
     assert "@import" not in text
     assert "url(" not in text
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
-    assert {"scores", "matrix", "plots", "samples", "signatures"} <= page.ids
+    assert {"scores", "matrix", "plots", "calibration", "samples", "signatures"} <= page.ids
     assert "published" not in page.ids
     data = json.loads(page.scripts[0])
     assert len(page.scripts) == 2
@@ -142,8 +142,11 @@ def test_markdown(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [Path(path).name for path in written] == names
     text = (finished / "report.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 + 2 + 2
-    assert {line.count("|") for line in rows} == {4}
+    calibrated = text.partition("## Calibration")[2].splitlines()
+    assert [line for line in calibrated if line.startswith("| mood | gold | 0.2")] != []
+    assert len([line for line in calibrated if line.startswith("|")]) == 2 + 3
+    assert len(rows) == 2 + 4 + 2 + 2 + 5
+    assert {line.count("|") for line in rows[:-5]} == {4}
     assert "| gold | 1.000 [" in text
     assert "correction over 4 cells: holm" in text
 
