@@ -67,7 +67,7 @@ def _constant(task: Task, seed: int) -> TrivialAnswers:
 
     Tried are the most frequent completion and a seeded draw of others.
     """
-    rng = random.Random(f"{seed}:{task.name}:trivial")
+    rng = random.Random(f"{seed}:{task.spec.name}:trivial")
     texts = [completion(sample) for sample in task.train]
     drawn = rng.sample(texts, min(_NUM_CANDIDATES - 1, len(texts)))
     candidates = dict.fromkeys([Counter(texts).most_common(1)[0][0], *drawn])

@@ -98,6 +98,14 @@ def add_asking(parser: argparse.ArgumentParser, shots: str, required: bool = Tru
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="where the tasks' data files are"
     )
+    parser.add_argument(
+        "--perturb",
+        type=names,
+        default=(),
+        metavar="P,Q",
+        help="ask every task about changed inputs too: lowercase, uppercase, spaces, typos, "
+        "contractions, synonyms, mild_mix, dialect, gender, or a word list's YAML file",
+    )
     parser.add_argument("--shots", type=counts, metavar="K,L", help=shots)
     parser.add_argument("--limit", type=positive, metavar="N", help="first N samples of each task")
     parser.add_argument(

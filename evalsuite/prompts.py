@@ -39,7 +39,7 @@ def draw_shots(task: Task, num_shots: int, seed: int, category: str = "") -> tup
         )
     if task.spec.shots.draw == "first":
         return rows[:num_shots]
-    rng = random.Random(f"{seed}:{task.name}{of_category}")
+    rng = random.Random(f"{seed}:{task.spec.name}{of_category}")
     if task.spec.mode.answered_as is not Mode.CHOICE:
         return tuple(rng.sample(rows, num_shots))
     groups: dict[int | None, list[Sample]] = defaultdict(list)

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from evalsuite.data import sha256_files
 from evalsuite.errors import InputError, nearest
 from evalsuite.hub import PREFIX, fetched
 from evalsuite.metrics import build_metrics
+from evalsuite.names import TaskName
+from evalsuite.perturbations import Perturbation, perturbation, perturbed
 from evalsuite.samples import read_samples
 from evalsuite.subsets import Subset, split_subset
 from evalsuite.task import Definition, Task, TaskSpec, patterns
 from evalsuite.taskfile import SUFFIXES, check_spec, read_definitions
-from evalsuite.types import Sample
+from evalsuite.types import Mode, Sample
 
 BUILT_IN = Path(tasks.__path__[0])
 
@@ -29,6 +31,7 @@ class Found:
     path: Path
     data: Path | None = None
     subset: Subset | None = None
+    perturbation: Perturbation | None = None
 
 
 @lru_cache(maxsize=1)
@@ -51,10 +54,10 @@ def load_tasks(
 ) -> tuple[Task, ...]:
     """The tasks of `--tasks`: built-in names, or paths of task files.
 
-    `NAME=PATH` names a task's data (on the hub `hf:REPO:CONFIG:SPLIT`), `NAME@random:100:7` a
-    subset of it: `first`, `random` or `stratified`, its size and for the latter two a seed. `limit`
-    is the size of the first samples of tasks without a subset. Raises InputError for whatever does
-    not fit.
+    `NAME=PATH` names a task's data (on the hub `hf:REPO:CONFIG:SPLIT`), `NAME+typos` the same with
+    changed inputs, `NAME@random:100:7` a subset of it: `first`, `random` or `stratified`, its size
+    and for the latter two a seed. `limit` is the size of the first samples of tasks without a
+    subset. Raises InputError for whatever does not fit.
     """
     first = None if limit is None else Subset(limit)
     loaded = tuple(load(item, data_dir, first) for name in names for item in find(name))
@@ -66,18 +69,35 @@ def load_tasks(
     return loaded
 
 
+def with_perturbations(tasks: Sequence[str], perturbations: Sequence[str]) -> tuple[str, ...]:
+    """The names of all tasks, and behind each the same one under each perturbation.
+
+    Texts that are weighed as they stand have no inputs to change. Raises InputError.
+    """
+    named = []
+    for text in tasks:
+        named.append(text)
+        parts = TaskName.parse(text)
+        if not perturbations or parts.perturbation:
+            continue
+        if any(found.definition.spec.mode is not Mode.LIKELIHOOD for found in find(text)):
+            named += [str(replace(parts, perturbation=one)) for one in perturbations]
+    return tuple(named)
+
+
 def find(name: str) -> tuple[Found, ...]:
     """The tasks that a built-in name or a task file's path stands for. Raises InputError."""
-    name, subset = split_subset(name)
-    name, _, data = name.partition("=")
-    given = Path(data) if data else None
-    if data.startswith(PREFIX):
-        given = fetched(data)
+    parts = TaskName.parse(name)
+    name, subset = split_subset(parts.name + parts.subset)
+    changed = perturbation(parts.perturbation) if parts.perturbation else None
+    given = Path(parts.data) if parts.data else None
+    if parts.data.startswith(PREFIX):
+        given = fetched(parts.data)
     if Path(name).suffix in SUFFIXES:
         if not Path(name).is_file():
             raise InputError(f"--tasks: no file '{name}'")
         return tuple(
-            Found(item, Path(name), given, subset) for item in read_definitions(Path(name))
+            Found(item, Path(name), given, subset, changed) for item in read_definitions(Path(name))
         )
     found = built_in_tasks()
     if name not in found:
@@ -85,7 +105,7 @@ def find(name: str) -> tuple[Found, ...]:
             f"--tasks: no built-in task '{name}'; {_remedy(name, found)} "
             "Own tasks are given by the path of their YAML file."
         )
-    return (Found(found[name].definition, found[name].path, given, subset),)
+    return (Found(found[name].definition, found[name].path, given, subset, changed),)
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:
@@ -114,6 +134,15 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
     samples = read_samples(files, definition.read_rows, definition.convert, spec.mode)
     needs_train = given is None and not spec.folder
     train, train_sha256 = _train(definition, folder, files, samples, needs_train)
+    if found.perturbation is not None:
+        if spec.mode is Mode.LIKELIHOOD:
+            raise InputError(
+                f"--tasks: '{spec.name}' weighs texts as they stand; it has no inputs for "
+                f"'{found.perturbation.name}' to change"
+            )
+        # Training rows, and which of them are test rows, stay those of the task unperturbed.
+        convert = perturbed(definition.convert, found.perturbation, spec.columns.fields)
+        samples = read_samples(files, definition.read_rows, convert, spec.mode)
     try:
         metrics = build_metrics(spec.metrics, spec.mode, spec.options, samples)
     except InputError as error:
@@ -129,6 +158,7 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
         data_sha256=sha256_files(files),
         train_sha256=train_sha256,
         subset="all" if subset is None else str(subset),
+        perturbation=found.perturbation,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalsuite.aspects.calibration import calibration
+from evalsuite.aspects.robustness import robustness_fields, split_perturbed
 from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
 from evalsuite.session import Models
@@ -55,7 +56,8 @@ class Gain:
 def build_report(
     results: Sequence[TaskResult], models: Models, settings: Settings
 ) -> dict[str, Any]:
-    """The report as JSON values."""
+    """The report as JSON values. Perturbed tasks stand beside their originals, not among them."""
+    every, (results, _) = results, split_perturbed(results)
     gains = find_gains(results, settings)
     return {
         "format": REPORT_FORMAT,
@@ -71,6 +73,7 @@ def build_report(
             }
             for result in results
         },
+        "robustness": robustness_fields(every, settings.tests, settings.correction),
     }
 
 
@@ -183,6 +186,8 @@ def signature(
     task, row = result.task, cell.row
     parts = [f"task:{task.name}@{task.spec.version}", f"data:{task.data_sha256[:12]}"]
     parts += [f"n:{len(task.samples)}", f"subset:{task.subset}"]
+    if task.perturbation is not None:
+        parts.append(f"perturbed:{task.perturbation.signature}")
     if row.kind is RowKind.TRIVIAL:
         parts.append(f"trivial:{result.trivial.kind if result.trivial else 'none'}")
     else:

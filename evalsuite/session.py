@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from evalsuite.errors import InputError, RequestRefused
 from evalsuite.fleet import Fleet, open_fleet
 from evalsuite.generator import Generator
-from evalsuite.hub import PREFIX
+from evalsuite.names import TaskName
 from evalsuite.record import AnswerLog, write_text
 from evalsuite.registry import load_tasks
 from evalsuite.results import TRIVIAL, TaskResult, evaluate
@@ -83,13 +83,7 @@ def parse_row(text: str) -> RowSpec:
 
 def absolute(tasks: Sequence[str]) -> tuple[str, ...]:
     """Task names as a plan holds them: files, and the data of `NAME=PATH`, by absolute paths."""
-    found = []
-    for task in tasks:
-        name, equals, data = task.partition("=")
-        name = str(Path(name).resolve()) if Path(name).suffix else name
-        data = data if not data or data.startswith(PREFIX) else str(Path(data).resolve())
-        found.append(f"{name}{equals}{data}")
-    return tuple(found)
+    return tuple(str(TaskName.parse(task).absolute()) for task in tasks)
 
 
 async def play(

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from evalsuite.data import RowReader, read_rows
 from evalsuite.errors import InputError
 from evalsuite.metrics import MetricOptions
+from evalsuite.perturbations import Perturbation
 from evalsuite.samples import Columns, Convert, standard
 from evalsuite.types import Metric, Mode, Sample
 from understudy.prompt import PromptError, PromptTemplate
@@ -115,11 +116,14 @@ class Task:
     train_sha256: str | None
     subset: str = "all"
     """How `samples` were chosen from the data."""
+    perturbation: Perturbation | None = None
+    """How `samples` were changed."""
 
     @property
     def name(self) -> str:
-        """The task's name."""
-        return self.spec.name
+        """The task's name, with that of its perturbation."""
+        plus = f"+{self.perturbation.name}" if self.perturbation is not None else ""
+        return self.spec.name + plus
 
     @cached_property
     def template_sha256(self) -> str:
@@ -135,6 +139,8 @@ class Task:
         """Task version, data, subset and prompt in one line, for numbers of the bare base."""
         parts = [f"task:{self.name}@{self.spec.version}", f"data:{self.data_sha256[:12]}"]
         parts += [f"n:{len(self.samples)}", f"subset:{self.subset}", f"mode:{self.spec.mode}"]
+        if self.perturbation is not None:
+            parts.append(f"perturbed:{self.perturbation.signature}")
         parts += [f"template:{self.template_sha256[:12]}", f"shots:{shots}"]
         if self.spec.mode is Mode.GENERATE:
             parts.append(f"max_tokens:{self.spec.max_tokens}")

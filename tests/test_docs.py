@@ -25,6 +25,7 @@ PAGES = [
     "docs/store.md",
     "docs/evaluation.md",
     "docs/evaluation-runs.md",
+    "docs/evaluation-aspects.md",
 ]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")

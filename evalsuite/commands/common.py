@@ -10,7 +10,7 @@ from evalsuite import flags
 from evalsuite.errors import InputError
 from evalsuite.progress import ProgressBar
 from evalsuite.record import AnswerLog
-from evalsuite.registry import load_tasks
+from evalsuite.registry import load_tasks, with_perturbations
 from evalsuite.session import Plan, Played, absolute, parse_row, play, read_plan, replay
 from evalsuite.stats import BootstrapConfig, Correction, TestConfig
 from evalsuite.task import Task
@@ -45,10 +45,11 @@ def evaluated(
                     plan, played = await replay(arguments.out, log, arguments.tasks, progress)
                 return use(plan, played)
         specs = [parse_row(name) for name in asked.rows]
-        tasks = load_tasks(asked.tasks, arguments.data_dir, arguments.limit)
+        named = with_perturbations(asked.tasks, arguments.perturb)
+        tasks = load_tasks(named, arguments.data_dir, arguments.limit)
         shots = arguments.shots or asked.shots(tasks)
         data_dir = None if arguments.data_dir is None else arguments.data_dir.resolve()
-        plan = Plan(absolute(asked.tasks), data_dir, arguments.limit, arguments.seed)
+        plan = Plan(absolute(named), data_dir, arguments.limit, arguments.seed)
         with AnswerLog(arguments.out) as log:
             with ProgressBar() as progress:
                 played = await play(
@@ -77,8 +78,8 @@ def wanted(
     Raises InputError for flags that need a server without one.
     """
     if arguments.server is None:
-        for flag in ("adapters", "shots", "limit", "concurrency", "data_dir", "text"):
-            if getattr(arguments, flag, None) is not None:
+        for flag in ("adapters", "shots", "limit", "concurrency", "data_dir", "text", "perturb"):
+            if getattr(arguments, flag, None) not in (None, ()):
                 raise InputError(
                     f"--{flag.replace('_', '-')}: needs --server; without it the run in "
                     f"{arguments.out} is read back as it was asked"

@@ -6,6 +6,7 @@ import json
 from rich.console import Console
 
 from evalsuite import flags
+from evalsuite.aspects.robustness import split_perturbed
 from evalsuite.commands.common import add_tests, evaluated, test_config, wanted
 from evalsuite.commands.run import write_report
 from evalsuite.record import write_text
@@ -65,7 +66,8 @@ def make_matrix(arguments: argparse.Namespace, plan: Plan, played: Played) -> Ma
         arguments.own,
         arguments.sequence,
     )
-    matrix = build_matrix(played.results, played.models, settings, plan.seed)
+    results, _ = split_perturbed(played.results)
+    matrix = build_matrix(results, played.models, settings, plan.seed)
     if arguments.server is not None:
         write_report(arguments, plan, played)
     fields = matrix_fields(matrix)

@@ -14,6 +14,9 @@ def report_markdown(report: Mapping[str, Any], matrix: Mapping[str, Any] | None)
     calibrated = _calibration(report)
     if calibrated:
         lines += ["", "## Calibration", "", *calibrated]
+    for name, task in report["robustness"].items():
+        heading = f"## Robustness and fairness: {name} ({task['metric']})"
+        lines += ["", heading, "", *_robustness(task)]
     return "\n".join(lines) + "\n"
 
 
@@ -51,6 +54,30 @@ def _calibration(report: Mapping[str, Any]) -> list[str]:
     heads = ["task", "row", *_CALIBRATION.values()]
     dashes = ["---", "---", *["---:"] * len(_CALIBRATION)]
     return [_row(heads), _row(dashes), *rows] if rows else []
+
+
+def _robustness(task: Mapping[str, Any]) -> list[str]:
+    """Values, and changes from the original with their paired intervals."""
+    first = next(iter(task["rows"].values()))
+    heads = ["", "original", *first["perturbation"], *(f"worst: {one}" for one in first["worst"])]
+    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
+    for label, row in task["rows"].items():
+        cells = [
+            f"{shown(one['value'])} ({_change(one)})" if one["value"] is not None else "–"
+            for kind in ("perturbation", "worst")
+            for one in row[kind].values()
+        ]
+        original = "–" if row["original"] is None else shown(row["original"])
+        lines.append(_row([_cell(label), original, *cells]))
+    return lines
+
+
+def _change(one: Mapping[str, Any]) -> str:
+    return _interval(
+        {"change": one["change"], "ci_low": one["change_low"], "ci_high": one["change_high"]},
+        "change",
+        signed=True,
+    )
 
 
 def _matrix(matrix: Mapping[str, Any]) -> list[str]:
