@@ -165,6 +165,8 @@ def model_info(m: generation_pb.GetModelInfoResponse) -> t.ModelInfo:
         server_version=m.server_version,
         adapter_methods=tuple(m.adapter_methods),
         weight_form=m.weight_form,
+        bos_token_id=m.bos_token_id if m.HasField("bos_token_id") else None,
+        eos_token_id=m.eos_token_id if m.HasField("eos_token_id") else None,
     )
 
 

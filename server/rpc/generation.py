@@ -207,6 +207,8 @@ class GenerationServer(GenerationServiceServicer):
             server_version=metadata.version("understudy"),
             adapter_methods=sorted(READERS),
             weight_form=info.weight_form,
+            bos_token_id=self.encoder.tokenizer.bos_token_id,
+            eos_token_id=self.encoder.tokenizer.eos_token_id,
         )
 
     async def _generate(

@@ -65,6 +65,9 @@ class ModelInfo:
     server_version: str
     adapter_methods: tuple[str, ...]
     weight_form: str
+    bos_token_id: int | None
+    """The tokenizer's token that begins a text, also where it is not put there."""
+    eos_token_id: int | None
 
 
 @dataclass(frozen=True, slots=True)

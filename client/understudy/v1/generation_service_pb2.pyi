@@ -738,6 +738,8 @@ class GetModelInfoResponse(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     ADAPTER_METHODS_FIELD_NUMBER: _builtins.int
     WEIGHT_FORM_FIELD_NUMBER: _builtins.int
+    BOS_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    EOS_TOKEN_ID_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Name given in the server's configuration, or the base directory's name."""
     base_fingerprint: _builtins.str
@@ -764,6 +766,10 @@ class GetModelInfoResponse(_message.Message):
     server_version: _builtins.str
     weight_form: _builtins.str
     """How the quantized weights are held, such as `nf4_packed`."""
+    bos_token_id: _builtins.int
+    """The tokenizer's token that begins a text, also where it is not put there. Absent: it has none."""
+    eos_token_id: _builtins.int
+    """The tokenizer's token that ends a text. Absent: it has none."""
     @_builtins.property
     def adapter_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Adapter methods this server runs."""
@@ -790,11 +796,20 @@ class GetModelInfoResponse(_message.Message):
         server_version: _builtins.str = ...,
         adapter_methods: _abc.Iterable[_builtins.str] | None = ...,
         weight_form: _builtins.str = ...,
+        bos_token_id: _builtins.int | None = ...,
+        eos_token_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_eos_token_id", b"_eos_token_id", "bos_token_id", b"bos_token_id", "eos_token_id", b"eos_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_methods", b"adapter_methods", "architecture", b"architecture", "base_fingerprint", b"base_fingerprint", "base_model", b"base_model", "deterministic", b"deterministic", "device", b"device", "dtype", b"dtype", "int8_threshold", b"int8_threshold", "max_batch_size", b"max_batch_size", "max_context_tokens", b"max_context_tokens", "max_lora_rank", b"max_lora_rank", "max_queue_size", b"max_queue_size", "num_adapter_slots", b"num_adapter_slots", "num_parameters", b"num_parameters", "quantization", b"quantization", "resident_bytes", b"resident_bytes", "server_version", b"server_version", "vocab_size", b"vocab_size", "weight_form", b"weight_form"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id", "_eos_token_id", b"_eos_token_id", "adapter_methods", b"adapter_methods", "architecture", b"architecture", "base_fingerprint", b"base_fingerprint", "base_model", b"base_model", "bos_token_id", b"bos_token_id", "deterministic", b"deterministic", "device", b"device", "dtype", b"dtype", "eos_token_id", b"eos_token_id", "int8_threshold", b"int8_threshold", "max_batch_size", b"max_batch_size", "max_context_tokens", b"max_context_tokens", "max_lora_rank", b"max_lora_rank", "max_queue_size", b"max_queue_size", "num_adapter_slots", b"num_adapter_slots", "num_parameters", b"num_parameters", "quantization", b"quantization", "resident_bytes", b"resident_bytes", "server_version", b"server_version", "vocab_size", b"vocab_size", "weight_form", b"weight_form"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__bos_token_id: _TypeAlias = _typing.Literal["bos_token_id"]  # noqa: Y015
+    _WhichOneofArgType__bos_token_id: _TypeAlias = _typing.Literal["_bos_token_id", b"_bos_token_id"]  # noqa: Y015
+    _WhichOneofReturnType__eos_token_id: _TypeAlias = _typing.Literal["eos_token_id"]  # noqa: Y015
+    _WhichOneofArgType__eos_token_id: _TypeAlias = _typing.Literal["_eos_token_id", b"_eos_token_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bos_token_id) -> _WhichOneofReturnType__bos_token_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eos_token_id) -> _WhichOneofReturnType__eos_token_id | None: ...
 
 Global___GetModelInfoResponse: _TypeAlias = GetModelInfoResponse  # noqa: Y015

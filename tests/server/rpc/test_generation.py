@@ -209,6 +209,9 @@ def test_model_info(shared: Server, base: Path) -> None:
     assert info.vocab_size == 320
     assert info.max_batch_size == 8
     assert {"lora", "prompt_tuning"} <= set(info.adapter_methods)
+    assert not info.HasField("bos_token_id")
+    assert info.HasField("eos_token_id")
+    assert info.eos_token_id == 0
 
 
 def test_every_method_of_the_wire_is_served(shared: Server) -> None:
