@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from evalsuite.commands import catalog, compare, gate, load, matrix, report, run
+from evalsuite.commands import bridge, catalog, compare, gate, load, matrix, report, run
 from evalsuite.errors import EvalError
 
 _EXAMPLES = """examples:
@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   python -m evalsuite rescore --out runs/eval
   python -m evalsuite load --server localhost:50051 --adapters base,a,b --mix zipf:1.1 \\
       --rate 20 --requests 500 --prompts data/inputs.txt
+  python -m evalsuite bridge --server localhost:50051 --adapter a -- --tasks arc_easy --limit 100
   python -m evalsuite tasks
   python -m evalsuite show gsm8k --data data/gsm8k --shots 2
   python -m evalsuite fingerprints --tasks gsm8k,mmlu --data-dir data --out fingerprints.jsonl
@@ -30,6 +31,7 @@ _VERBS = {
     "gate": (gate.add, "decide whether a candidate may replace a baseline, by exit code"),
     "compare": (compare.add, "let people compare answers without names, and count their votes"),
     "load": (load.add, "measure a server under load, with a mix of adapters"),
+    "bridge": (bridge.add, "run lm-evaluation-harness's tasks on the base or an adapter"),
     "rescore": (run.add_rescore, "score a run's answers again, without a server"),
     "tasks": (catalog.add_tasks, "list the built-in tasks"),
     "show": (catalog.add_show, "show a task, or a prompt and its answer"),

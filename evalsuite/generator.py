@@ -85,7 +85,7 @@ class ClientGenerator:
         """
         self._address = address
         self._observe = observe
-        with _translated(address):
+        with translated(address):
             self._client = AsyncClient(address, timeout=_TIMEOUT_S, retry=_RETRY)
         self._batch = BatchDoor(self._client, _MAX_IN_FLIGHT)
 
@@ -103,30 +103,30 @@ class ClientGenerator:
 
     async def model(self) -> dict[str, Any]:
         """GetModelInfo."""
-        with _translated(self._address):
+        with translated(self._address):
             return asdict(await self._client.model_info(timeout=_FIRST_TIMEOUT_S))
 
     async def adapter_row(self, name: str) -> Row:
         """GetAdapter. An unknown name raises ServerError with the server's close names."""
-        with _translated(self._address):
+        with translated(self._address):
             adapter = (await self._client.adapters.get(name)).adapter
         return Row(name, RowKind.ADAPTER, adapter.name, adapter.version, adapter.method)
 
     async def count_tokens(self, prompt: str) -> int:
         """Tokenize."""
-        with _translated(self._address):
+        with translated(self._address):
             return len((await self._client.tokenize(RawPrompt(prompt))).token_ids)
 
     async def answer(self, request: Request) -> Answer:
         """Score for a request with choices, otherwise Generate, many over one stream."""
         if request.choices:
-            with _translated(self._address):
+            with translated(self._address):
                 return await self._scored(request)
         stopping = StoppingParams(max_tokens=request.max_tokens, stop=request.stop)
         asked = GenerateRequest(
             _prompt(request, request.text), adapter=request.adapter, stopping=stopping
         )
-        with _translated(self._address):
+        with translated(self._address):
             result = await self._batch.generate(asked)
         self._observe(result.usage)
         return Answer(
@@ -183,7 +183,7 @@ def _choice_score(text: str, score: ContinuationScore, unconditional: float | No
 
 
 @contextmanager
-def _translated(address: str) -> Iterator[None]:
+def translated(address: str) -> Iterator[None]:
     """Turns the client's errors into ours."""
     try:
         yield
