@@ -16,6 +16,7 @@ from server.adapters.peft_format import (
     check_task,
     check_tensor,
 )
+from server.adapters.targets import check_no_others
 from server.adapters.weights import AdapterWeights, LinearChange
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -53,6 +54,7 @@ def read_ia3(
     if not linears:
         raise AdapterRefusedError(f"{TENSORS}: holds no IA3 tensors")
     check_targets(config, linears.keys(), base.linear_shapes)
+    check_no_others(config, linears)
     return beside.weights(linears)
 
 

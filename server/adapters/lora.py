@@ -23,6 +23,7 @@ from server.adapters.peft_format import (
     whole_number,
 )
 from server.adapters.saved_modules import check_biases, take_biases
+from server.adapters.targets import check_no_others
 from server.adapters.trained_tokens import TrainedTokens
 from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
 from server.errors import AdapterRefusedError
@@ -106,6 +107,7 @@ def read_lora(
         raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
     targeted = found.keys() | ({embedding.path} if embedding is not None else set())
     check_targets(config, targeted, _targets(base))
+    check_no_others(config, targeted, _tied_paths(config, base))
     check_biases(config, found.keys(), biases, base)
     ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
@@ -139,6 +141,13 @@ def _targets(base: BaseInfo) -> list[str]:
     """The module paths that LoRA may target."""
     embedding = [base.embedding.path] if base.embedding is not None else []
     return [*base.linear_shapes, *embedding]
+
+
+def _tied_paths(config: Mapping[str, Any], base: BaseInfo) -> frozenset[str]:
+    """Embeddings and head, where what targets one of them changes the other along with it."""
+    if base.embedding is None or not (config.get("ensure_weight_tying") and base.tied):
+        return frozenset()
+    return frozenset((base.embedding.path, base.head))
 
 
 def _check_switches(config: Mapping[str, Any]) -> None:
