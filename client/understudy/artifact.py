@@ -43,6 +43,8 @@ MAX_HEADER_BYTES = 16 << 20
 _VOLATILE_CONFIG_KEYS = frozenset(
     {"base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping"}
 )
+# Of their keys the first that matches a module counts: their order changes the mathematics.
+_ORDERED_CONFIG_KEYS = ("rank_pattern", "alpha_pattern")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -327,10 +329,19 @@ def content_hash_of(
         manifest.base_fingerprint,
         manifest.quantization,
         *([json.dumps(manifest.labels)] if manifest.labels else []),
+        *_orders(config),
     ):
         digest.update(hashlib.sha256(part.encode()).digest())
     _hash_tensors(digest, tensors)
     return digest.hexdigest()
+
+
+def _orders(config: Mapping[str, Any]) -> Iterator[str]:
+    """The order of keys, where it matters and is not the sorted one, in which PEFT writes them."""
+    for key in _ORDERED_CONFIG_KEYS:
+        value = config.get(key)
+        if isinstance(value, dict) and list(value) != sorted(value):
+            yield json.dumps([key, list(value)])
 
 
 def base_fingerprint(directory: Path) -> str:

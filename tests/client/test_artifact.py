@@ -60,6 +60,20 @@ def test_content_hash_ignores_where_the_base_lay(adapter: Path) -> None:
     assert artifact.content_hash(adapter, replace(MANIFEST, name="other")) == before
 
 
+def test_content_hash_tells_patterns_by_their_order(adapter: Path) -> None:
+    """The first pattern that matches counts, so another order is another adapter."""
+    hashes = {}
+    for key in ("rank_pattern", "alpha_pattern", "other"):
+        for order in (("a", "b"), ("b", "a")):
+            config = {"r": 2, "peft_type": "LORA", key: dict.fromkeys(order, 4)}
+            (adapter / artifact.CONFIG_FILE).write_text(json.dumps(config))
+            hashes[key, order] = artifact.content_hash(adapter, MANIFEST)
+    assert hashes.pop(("other", ("b", "a"))) == hashes["other", ("a", "b")]
+    assert len(set(hashes.values())) == len(hashes)
+    # As versions were named before the order counted: PEFT writes keys sorted.
+    assert hashes["alpha_pattern", ("a", "b")].startswith("d683d33c6c327555")
+
+
 @pytest.mark.parametrize(
     "change",
     [
