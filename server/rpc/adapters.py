@@ -75,11 +75,7 @@ class AdapterServer(AdapterServiceServicer):
         self, request: pb.LoadAdapterRequest, context: Context
     ) -> pb.LoadAdapterResponse:
         """Loads a version; new requests for the name use it."""
-        reference = parse_reference(request.name, "name")
-        if reference.selector:
-            raise InvalidRequestError("name", "takes a bare name, without '@'")
-
-        name, source, pin = request.name, request.source, request.pin
+        name, source, pin = _bare_name(request.name), request.source, request.pin
         started = time.monotonic()
         if is_remote(source):
             # All of it there: also where the client has left, what was fetched is removed.
@@ -112,7 +108,7 @@ class AdapterServer(AdapterServiceServicer):
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Points an alias of the store at a version, or removes it."""
-        name = parse_reference(request.name, "name").name
+        name = _bare_name(request.name)
 
         def set_alias() -> AdapterStatus:
             self.tiers.set_alias(name, request.alias, request.version)
@@ -172,6 +168,14 @@ class AdapterServer(AdapterServiceServicer):
 
     async def _beside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+
+
+def _bare_name(text: str) -> str:
+    """The request's field `name`. Raises InvalidRequestError, also for a version or an alias."""
+    reference = parse_reference(text, "name")
+    if reference.selector:
+        raise InvalidRequestError("name", "takes a bare name, without '@'")
+    return reference.name
 
 
 def _encode_token(last: Key | None) -> str:

@@ -185,6 +185,7 @@ def test_aliases(server: Server, folders: tuple[Path, Path], artifacts: Artifact
         ("alias", apb.SetAliasRequest(name="pirate", alias="../x", version=first)),
         ("alias", apb.SetAliasRequest(name="pirate", alias="0" * 16, version=first)),
         ("name", apb.SetAliasRequest(name="..", alias="x", version=first)),
+        ("name", apb.SetAliasRequest(name="pirate@stable", alias="x", version=first)),
     ):
         error = refused(server.adapters.SetAlias, request)
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
