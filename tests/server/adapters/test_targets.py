@@ -49,7 +49,9 @@ def _tensors(paths: set[str]) -> dict[str, torch.Tensor]:
 @settings(max_examples=40, deadline=None)
 @given(
     targets=st.lists(
-        st.sampled_from(["q_proj", "v_proj", "mlp.down_proj", "layers.1.self_attn.q_proj", *_PATHS]),
+        st.sampled_from(
+            ["q_proj", "v_proj", "mlp.down_proj", "layers.1.self_attn.q_proj", *_PATHS]
+        ),
         min_size=1,
         max_size=3,
     ),
