@@ -5,14 +5,22 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from evalsuite import flags
+from evalsuite.aspects.efficiency import (
+    EFFICIENCY_FILE,
+    MemoryWatch,
+    efficiency_fields,
+    holdings,
+)
 from evalsuite.data import read_rows, read_text
 from evalsuite.errors import InputError
 from evalsuite.load import PERCENTILES, LoadConfig, drive, summary
+from evalsuite.record import write_text
 from understudy.artifact import BASE_NAME
 
 
@@ -57,6 +65,20 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=flags.positive, default=32, metavar="N", help="each (default: 32)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"keep the measurement there as {EFFICIENCY_FILE}, with the sizes of base and "
+        "adapters, for `report --out DIR` to show",
+    )
+    parser.add_argument(
+        "--metrics-url",
+        metavar="URL",
+        help="the server's Prometheus metrics, such as http://localhost:9090/metrics: with --out, "
+        "its largest resident memory meanwhile",
+    )
+    parser.add_argument("--json", action="store_true", help="print nothing but the JSON line")
     parser.set_defaults(call=_load)
 
 
@@ -99,7 +121,33 @@ def _load(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         seed=arguments.seed,
     )
-    found = summary(asyncio.run(drive(arguments.server, config)))
+    if arguments.metrics_url is not None and arguments.out is None:
+        raise InputError("--metrics-url: needs --out, where the memory is kept")
+    found = asyncio.run(_measured(arguments, config))
+    if not arguments.json:
+        _print(found, Console())
+    print(json.dumps(found))
+    return 0 if found["num_failed"] < found["num_requests"] else 1
+
+
+async def _measured(arguments: argparse.Namespace, config: LoadConfig) -> dict[str, Any]:
+    """The drive's summary, kept in --out if there is one."""
+    if arguments.out is None:
+        return summary(await drive(arguments.server, config))
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {arguments.out}: {error.strerror}") from error
+    async with MemoryWatch(arguments.metrics_url) as memory:
+        found = summary(await drive(arguments.server, config))
+    # Afterwards, when adapters named without a version are surely loaded.
+    held = await holdings(arguments.server, config.adapters)
+    fields = efficiency_fields(found, held, memory.peak_bytes)
+    write_text(arguments.out / EFFICIENCY_FILE, [json.dumps(fields, indent=2), "\n"])
+    return found
+
+
+def _print(found: Mapping[str, Any], console: Console) -> None:
     table = Table(title=f"{found['num_requests']} requests in {found['wall_s']:.1f} s")
     table.add_column("")
     table.add_column("answered", justify="right")
@@ -110,12 +158,9 @@ def _load(arguments: argparse.Namespace) -> int:
     for label, row in {"all": whole, **found["adapters"]}.items():
         cells = [_joined(row[name]) for name in ("first_token_ms", "latency_ms")]
         table.add_row(label, str(row["num_requests"]), *cells)
-    console = Console()
     console.print(table)
     console.print(
         f"{found['requests_per_s']:.2f} requests/s, {found['tokens_per_s']:.1f} tokens/s, "
         f"up to {found['max_batch_size']} in a batch, {found['num_failed']} failed",
         highlight=False,
     )
-    print(json.dumps(found))
-    return 0 if found["num_failed"] < found["num_requests"] else 1

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from evalsuite import flags
+from evalsuite.aspects.efficiency import read_efficiency
 from evalsuite.commands.common import evaluated, wanted
 from evalsuite.commands.matrix import MATRIX_FILE, add_matrix, make_matrix, with_text
 from evalsuite.commands.run import default_shots, write_report
@@ -49,10 +50,13 @@ def _report(arguments: argparse.Namespace) -> int:
         if RowKind.BASE in kinds and len(set(kinds) - {RowKind.TRIVIAL}) > 1:
             matrix = matrix_fields(make_matrix(arguments, plan, played))
         report = write_report(arguments, plan, played)
-        page = html_page(arguments.title, report, matrix, played.results, arguments.max_samples)
+        cost = read_efficiency(arguments.out)
+        page = html_page(
+            arguments.title, report, matrix, cost, played.results, arguments.max_samples
+        )
         written = [arguments.out / name for name in (HTML_FILE, MARKDOWN_FILE, REPORT_FILE)]
         write_text(written[0], [page])
-        write_text(written[1], [report_markdown(report, matrix)])
+        write_text(written[1], [report_markdown(report, matrix, cost)])
         return written + ([] if matrix is None else [arguments.out / MATRIX_FILE])
 
     asked = wanted(arguments, arguments.adapters or (), with_text(arguments), default_shots)

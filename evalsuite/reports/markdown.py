@@ -6,8 +6,12 @@ from typing import Any
 from evalsuite.reports.plots import shown
 
 
-def report_markdown(report: Mapping[str, Any], matrix: Mapping[str, Any] | None) -> str:
-    """Markdown of report.json's content and, if there is one, matrix.json's."""
+def report_markdown(
+    report: Mapping[str, Any],
+    matrix: Mapping[str, Any] | None,
+    cost: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown of report.json's content, and of matrix.json's and efficiency.json's if there."""
     lines = ["## Scores", "", *_scores(report)]
     if matrix is not None:
         lines += ["", "## Gained and forgotten", "", *_matrix(matrix)]
@@ -17,6 +21,8 @@ def report_markdown(report: Mapping[str, Any], matrix: Mapping[str, Any] | None)
     for name, task in report["robustness"].items():
         heading = f"## Robustness and fairness: {name} ({task['metric']})"
         lines += ["", heading, "", *_robustness(task)]
+    if cost is not None:
+        lines += ["", "## Efficiency", "", *_efficiency(cost)]
     return "\n".join(lines) + "\n"
 
 
@@ -69,6 +75,28 @@ def _robustness(task: Mapping[str, Any]) -> list[str]:
         ]
         original = "–" if row["original"] is None else shown(row["original"])
         lines.append(_row([_cell(label), original, *cells]))
+    return lines
+
+
+def _efficiency(cost: Mapping[str, Any]) -> list[str]:
+    server, load = cost["server"], cost["load"]
+    pace = f"{load['rate']} a second" if load["rate"] else f"{load['concurrency']} at a time"
+    lines = [
+        f"{load['num_requests']} requests, {pace}, on {server['device']}: "
+        f"{load['requests_per_s']} requests/s, {load['tokens_per_s']} tokens/s; base "
+        f"{server['weights_bytes'] / 1e6:.1f} MB.",
+        "",
+        _row(["", "size, kB", "first token p50, ms", "first token p95, ms", "p50, ms", "p95, ms"]),
+        _row(["---", *["---:"] * 5]),
+    ]
+    for label, row in cost["rows"].items():
+        size = shown(row["size_bytes"] / 1000) if "size_bytes" in row else "–"
+        times = [
+            "–" if row[kind][percent] is None else shown(row[kind][percent])
+            for kind in ("first_token_ms", "latency_ms")
+            for percent in ("p50", "p95")
+        ]
+        lines.append(_row([_cell(label), size, *times]))
     return lines
 
 

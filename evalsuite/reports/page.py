@@ -27,10 +27,14 @@ def html_page(
     title: str,
     report: Mapping[str, Any],
     matrix: Mapping[str, Any] | None,
+    cost: Mapping[str, Any] | None,
     results: Sequence[TaskResult],
     max_samples: int,
 ) -> str:
-    """The page. `matrix` is matrix.json's content; at most `max_samples` of each task are in it."""
+    """The page, from the contents of report.json, matrix.json and efficiency.json.
+
+    At most `max_samples` of each task are in it.
+    """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -40,12 +44,14 @@ def html_page(
     )
     environment.filters["shown"] = lambda value: "–" if value is None else shown(value)
     environment.filters["signed"] = _signed
+    environment.filters["megabytes"] = lambda value: f"{value / 1e6:.1f}"
     environment.filters["p"] = lambda value: "–" if value is None else f"{value:.2g}"
     template = environment.get_template("page.html")
     return template.render(
         title=title,
         report=report,
         matrix=matrix,
+        cost=cost,
         labels=list(dict.fromkeys(r for task in report["tasks"].values() for r in task["rows"])),
         plots={name: _values_plot(name, task) for name, task in report["tasks"].items()},
         changes={} if matrix is None else _change_plots(matrix),
