@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +25,11 @@ from rich.console import Console
 from demo import processes
 from demo.mixed import Part, play
 from demo.processes import ChildError, Terminated, python
+from demo.roles import BASE, CONFIGS, ROLES, Role
 from demo.summary import shortfalls, summarize
 from demo.tasks.rows import read_inputs
 from understudy import Client, RawPrompt, UnderstudyError
 
-HERE = Path(__file__).parent
-BASE = HERE / "base"
-CONFIGS = HERE / "configs"
-
-
-@dataclass(frozen=True)
-class Role:
-    """One adapter of the demo."""
-
-    adapter: str
-    task: str
-    does: str
-    num_train: int
-
-
-ROLES = (
-    Role("support-summary", "support_summary", "summarise a support dialogue", 4000),
-    Role("shorthand-rewrite", "shorthand_rewrite", "write shorthand notes out in full", 4000),
-    Role("review-label", "review_label", "label a review", 4000),
-)
 NUM_VALIDATION = 64
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from demo import processes
-from demo.__main__ import CONFIGS, ROLES, main
+from demo.__main__ import main
 from demo.processes import ChildError, python
+from demo.roles import CONFIGS, ROLES
 from demo.summary import shortfalls, summarize
 from demo.tasks import TASKS, rows
 from evalsuite.registry import built_in_tasks
