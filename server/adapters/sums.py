@@ -14,8 +14,14 @@ from weakref import WeakValueDictionary
 import torch
 
 from server.adapters.lease import AdapterLease
-from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
-from server.errors import InvalidRequestError
+from server.adapters.weights import (
+    AdapterWeights,
+    EmbeddingChange,
+    LinearChange,
+    LowRank,
+    tensors_of,
+)
+from server.errors import AdapterMemoryError, InvalidRequestError
 from understudy.prompt import PromptTemplate
 
 Key = tuple[str, str]
@@ -74,11 +80,17 @@ class SumLease:
 class AdapterSums:
     """Makes sums, and forgets those of versions that leave memory. Thread-safe."""
 
-    def __init__(self, max_lora_rank: int, evict: Callable[[str, str], None]) -> None:
-        """`evict(name, version)` takes a sum from the engine; it must not block."""
+    def __init__(
+        self, max_lora_rank: int, max_bytes: int, evict: Callable[[str, str], None]
+    ) -> None:
+        """`max_bytes` is what the sums of all open requests may take. `evict(name, version)` takes
+        a sum from the engine; it must not block."""
         self._max_lora_rank = max_lora_rank
+        self._max_bytes = max_bytes
         self._evict = evict
         self._lock = threading.Lock()
+        # Bytes of sums that are being made.
+        self._num_pending = 0
         self._alive: WeakValueDictionary[Key, SummedAdapter] = WeakValueDictionary()
         # The versions in each sum that the engine may hold, asked for longest ago first.
         self._known: OrderedDict[Key, frozenset[Key]] = OrderedDict()
@@ -86,7 +98,8 @@ class AdapterSums:
     def acquire(self, members: Sequence[tuple[AdapterLease, float]]) -> SumLease:
         """The sum of leased versions with weights; the holds pass to it. *Takes a while.*
 
-        Raises InvalidRequestError naming the member that cannot be summed.
+        Raises InvalidRequestError naming the member that cannot be summed, and AdapterMemoryError
+        where requests hold too many other sums.
         """
         for i, (lease, _) in enumerate(members):
             reason = _why_not(lease.adapter.weights)
@@ -103,12 +116,8 @@ class AdapterSums:
                 f"{self._max_lora_rank}",
             )
         key = _key(members)
+        total = self._make(key, [(m.adapter.weights, w) for m, w in members])
         with self._lock:
-            total = self._alive.get(key)
-        if total is None:
-            total = SummedAdapter(key, _sum([(m.adapter.weights, w) for m, w in members]))
-        with self._lock:
-            total = self._alive.setdefault(key, total)
             self._known[key] = frozenset((m.name, m.version) for m, _ in members)
             self._known.move_to_end(key)
             oldest = None
@@ -117,6 +126,28 @@ class AdapterSums:
         if oldest is not None:
             self._evict(*oldest)
         return SumLease(tuple(members), total)
+
+    def _make(self, key: Key, terms: Sequence[tuple[AdapterWeights, float]]) -> SummedAdapter:
+        """The sum that other requests have, or a new one."""
+        size = sum(_size(weights) for weights, _ in terms)
+        with self._lock:
+            total = self._alive.get(key)
+            if total is not None:
+                return total
+            used = sum(other.weights.size_bytes for other in self._alive.values())
+            if used + self._num_pending + size > self._max_bytes:
+                raise AdapterMemoryError(
+                    f"the sum {key[0]!r} needs {size} bytes; the sums of other requests take "
+                    f"{used + self._num_pending} of the {self._max_bytes} that all may take"
+                )
+            self._num_pending += size
+        try:
+            total = SummedAdapter(key, _sum(terms))
+            with self._lock:
+                return self._alive.setdefault(key, total)
+        finally:
+            with self._lock:
+                self._num_pending -= size
 
     def forget(self, name: str, version: str) -> None:
         """A version has left memory: so do the sums it is part of."""
@@ -148,6 +179,11 @@ def _why_not(weights: AdapterWeights) -> str:
     if embedding is not None and embedding != EmbeddingChange(embedding.low_rank):
         return "changes the input embeddings by more than a low-rank update"
     return ""
+
+
+def _size(weights: AdapterWeights) -> int:
+    """What a version takes as a part of a sum, which is in float32."""
+    return sum(tensor.numel() for tensor in tensors_of(weights)) * torch.float32.itemsize
 
 
 def _sum(terms: Sequence[tuple[AdapterWeights, float]]) -> AdapterWeights:

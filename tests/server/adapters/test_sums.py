@@ -12,7 +12,7 @@ from server.adapters.artifact import AdapterVersion
 from server.adapters.lease import AdapterLease
 from server.adapters.sums import AdapterSums, SumLease
 from server.adapters.weights import AdapterWeights, NormChange
-from server.errors import InvalidRequestError
+from server.errors import AdapterMemoryError, InvalidRequestError
 from server.models.loader import LoadedBase, load_base
 from tests.server.engine import oracle
 from tests.server.engine.harness import Driver, read_adapter
@@ -76,7 +76,7 @@ def evicted() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def sums(evicted: list[tuple[str, str]]) -> AdapterSums:
-    return AdapterSums(64, lambda name, version: evicted.append((name, version)))
+    return AdapterSums(64, 1 << 30, lambda name, version: evicted.append((name, version)))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_does_not_add_up(leases: Leases, sums: AdapterSums, name: str, reas
 
 
 def test_ranks_add_up(leases: Leases) -> None:
-    small = AdapterSums(10, lambda *_: None)
+    small = AdapterSums(10, 1 << 30, lambda *_: None)
     small.acquire([(leases("a"), 1.0), (leases("c"), 1.0)])
     with pytest.raises(InvalidRequestError, match="add up to 11, above this server's max_lora_ra"):
         small.acquire([(leases("a"), 1.0), (leases("b"), 1.0)])
@@ -176,6 +176,21 @@ def test_requests_share_a_sum(leases: Leases, sums: AdapterSums) -> None:
     del first, second, others
     gc.collect()
     assert not sums._alive
+
+
+def test_sums_that_requests_hold_are_bounded(leases: Leases) -> None:
+    """Each weight makes another sum: none of them is in the budget of the versions."""
+    alone = AdapterSums(64, 1 << 30, lambda *_: None).acquire([(leases("a"), 1.0)])
+    num_bytes = alone.weights.size_bytes
+    sums = AdapterSums(64, 2 * num_bytes, lambda *_: None)
+    held = [sums.acquire([(leases("a"), weight)]) for weight in (0.5, 1.5)]
+    again = sums.acquire([(leases("a"), 0.5)])
+    assert again.total is held[0].total
+    with pytest.raises(AdapterMemoryError, match=f"needs {num_bytes} bytes; the sums of other"):
+        sums.acquire([(leases("a"), 2.5)])
+    del held, again
+    gc.collect()
+    assert sums.acquire([(leases("a"), 2.5)]).weights.size_bytes == num_bytes
 
 
 def test_a_version_that_leaves_takes_its_sums_along(
