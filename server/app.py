@@ -200,9 +200,7 @@ class App:
         info = replace(loaded.info, max_context_tokens=engine.max_context)
         adapters = self.config.adapters
         assert adapters.max_host_bytes is not None, "resolved"
-        sums = AdapterSums(
-            self.config.engine.max_lora_rank, adapters.max_host_bytes, engine.evict
-        )
+        sums = AdapterSums(self.config.engine.max_lora_rank, adapters.max_host_bytes, engine.evict)
 
         def freed(name: str, version: str) -> None:
             engine.evict(name, version)

@@ -64,13 +64,22 @@ class Placer:
 
     def num_bytes(self, weights: AdapterWeights) -> int:
         """What the device form of `weights` takes, at most: its values in the base's type, and a
-        scale and a shift of a whole group's outputs where one of its linears has any."""
+        scale and a shift of a whole group's outputs where one of its linears has any. Norms and
+        the classifier are in float32, token ids in 8 bytes."""
         count = sum(tensor.numel() for tensor in tensors_of(weights))
         for group in self._groups:
             changes = (weights.linears.get(name) for name in group.names)
             if any(change is not None and _is_more_than_low_rank(change) for change in changes):
                 count += 2 * group.columns[-1].stop
-        return count * self._dtype.itemsize
+        size = count * self._dtype.itemsize
+        # A norm has both, where its adapter has one of them.
+        wide = sum(2 * len(norm.weight) for norm in self._norms if norm.path in weights.norms)
+        if weights.classifier is not None:
+            wide += weights.classifier.weight.numel()
+        rows = [change.rows for change in weights.linears.values()]
+        rows += [weights.embedding.rows] if weights.embedding is not None else []
+        ids = sum(len(row.token_ids) for row in rows if row is not None)
+        return size + wide * torch.float32.itemsize + ids * torch.int64.itemsize
 
     def place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         """The device form of `weights`, which were checked against the base."""
