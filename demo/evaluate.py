@@ -32,20 +32,22 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m demo.evaluate demo-run\n"
-        "  python -m demo.evaluate demo-run --out runs/demo --limit 50",
+        "  python -m demo.evaluate demo-run --out runs/demo --limit 200",
     )
     parser.add_argument("demo_run", type=Path, metavar="DIR", help="what `demo --out DIR` kept")
     parser.add_argument("--out", type=Path, help="of the results (default: DIR/report)")
-    parser.add_argument("--limit", type=int, metavar="N", help="first N samples of each task")
+    parser.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="first N samples of each task (100)"
+    )
     return parser
 
 
-def commands(directory: Path, out: Path, address: str, limit: int | None) -> dict[str, list[str]]:
+def commands(directory: Path, out: Path, address: str, limit: int) -> dict[str, list[str]]:
     """The commands, by the title of their stage, in their order."""
     to, data = ["--out", str(out)], directory / "data"
     tasks = ",".join([*(role.task for role in ROLES), _CHANGED, f"text={_PROSE}"])
     ask = ["--server", address, "--adapters", _ADAPTERS, "--tasks", tasks, "--shots", "0,3"]
-    first = ["--limit", str(limit)] if limit is not None else []
+    first = ["--limit", str(limit)]
     load = ["--server", address, "--adapters", _ADAPTERS, "--requests", "60", "--max-tokens", "16"]
     load += ["--prompts", str(data / "review_label.test.jsonl"), "--concurrency", "4"]
     gate = ["--candidate", ROLES[0].adapter, "--baseline", "base", "--tasks", ROLES[0].task]
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if arguments.limit is not None and arguments.limit < 1:
+    if arguments.limit < 1:
         print("demo.evaluate: --limit must be at least 1", file=sys.stderr)
         return 2
     out = arguments.out or directory / "report"

@@ -133,6 +133,21 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def add_aspects(parser: argparse.ArgumentParser) -> None:
+    """--words and --toxicity, of verbs that look at texts."""
+    parser.add_argument(
+        "--words",
+        type=Path,
+        metavar="FILE",
+        help="word lists of groups and targets, for bias in generated texts (default: a short one)",
+    )
+    parser.add_argument(
+        "--toxicity",
+        metavar="FILE@sha256:HASH",
+        help="toxic words or phrases, one a line; given without its hash, the message says it",
+    )
+
+
 def add_rows(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--adapters."""
     parser.add_argument(

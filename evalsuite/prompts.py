@@ -20,7 +20,8 @@ def draw_shots(task: Task, num_shots: int, seed: int, category: str = "") -> tup
     `category` counts only in tasks whose shots are of the sample's own. Raises InputError if the
     task has no training file, or one with too few rows.
     """
-    if not num_shots:
+    if not num_shots or (task.spec.mode is Mode.LIKELIHOOD and task.train_sha256 is None):
+        # A text that is weighed as it stands needs no example to follow.
         return ()
     if task.train_sha256 is None:
         missing = "names no training file" if task.spec.train is None else "found no training file"

@@ -11,6 +11,7 @@ from typing import Any
 
 from evalsuite.aspects.calibration import calibration
 from evalsuite.aspects.robustness import robustness_fields, split_perturbed
+from evalsuite.aspects.texts import Lists, default_lists, text_fields
 from evalsuite.metrics import NORMALISERS, picked
 from evalsuite.results import Cell, TaskResult
 from evalsuite.session import Models
@@ -54,11 +55,18 @@ class Gain:
 
 
 def build_report(
-    results: Sequence[TaskResult], models: Models, settings: Settings
+    results: Sequence[TaskResult],
+    models: Models,
+    settings: Settings,
+    lists: Lists | None = None,
 ) -> dict[str, Any]:
     """The report as JSON values. Perturbed tasks stand beside their originals, not among them."""
     every, (results, _) = results, split_perturbed(results)
     gains = find_gains(results, settings)
+    lists = default_lists() if lists is None else lists
+    texts = {
+        result.task.name: text_fields(result, lists, settings.tests.bootstrap) for result in results
+    }
     return {
         "format": REPORT_FORMAT,
         "server": dict(models[""]),
@@ -73,6 +81,7 @@ def build_report(
             }
             for result in results
         },
+        "texts": {task: rows for task, rows in texts.items() if rows},
         "robustness": robustness_fields(every, settings.tests, settings.correction),
     }
 

@@ -8,7 +8,7 @@ from evalsuite import flags
 from evalsuite.aspects.efficiency import read_efficiency
 from evalsuite.commands.common import evaluated, wanted
 from evalsuite.commands.matrix import MATRIX_FILE, add_matrix, make_matrix, with_text
-from evalsuite.commands.run import default_shots, write_report
+from evalsuite.commands.run import default_shots, word_lists, write_report
 from evalsuite.record import REPORT_FILE, write_text
 from evalsuite.reports.markdown import report_markdown
 from evalsuite.reports.matrix_fields import matrix_fields
@@ -40,6 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="samples of each task in the page (default: 1000); samples.jsonl has all",
     )
     add_matrix(parser)
+    flags.add_aspects(parser)
     parser.set_defaults(call=_report)
 
 
@@ -59,6 +60,7 @@ def _report(arguments: argparse.Namespace) -> int:
         write_text(written[1], [report_markdown(report, matrix, cost)])
         return written + ([] if matrix is None else [arguments.out / MATRIX_FILE])
 
+    word_lists(arguments)
     asked = wanted(arguments, arguments.adapters or (), with_text(arguments), default_shots)
     written = evaluated(arguments, asked, use)
     if arguments.json:

@@ -106,6 +106,16 @@ class Matrix:
     sequence: SequenceSummary | None
     settings: MatrixSettings
 
+    @property
+    def num_tests(self) -> int:
+        """Tests of adapters that were corrected together; without adapters, those in context."""
+        asked, in_context = families(self.rows[1:])
+        return sum(
+            not math.isnan(cell.comparison.p)
+            for (label, _), cell in self.cells.items()
+            if label in (asked or in_context)
+        )
+
 
 def build_matrix(
     results: Sequence[TaskResult], models: Models, settings: MatrixSettings, seed: int
@@ -128,7 +138,10 @@ def build_matrix(
             theirs = result.cells[base.label].scores[metric.name]
             compared = compare(ours, theirs, settings.tests)
             found[row.label, result.task.name] = oriented(compared, metric)
-    p_adjusted = adjusted_by_key({key: c.p for key, c in found.items()}, settings.correction)
+    p_adjusted: dict[tuple[str, str], float] = {}
+    for family in families(rows[1:]):
+        p_values = {key: c.p for key, c in found.items() if key[0] in family}
+        p_adjusted |= adjusted_by_key(p_values, settings.correction)
     cells = {}
     for result in results:
         for row in rows[1:]:
@@ -150,6 +163,13 @@ def build_matrix(
     summaries = {row.label: _summary(row.label, results, cells, settings) for row in rows[1:]}
     sequence = _sequence(results, settings) if settings.sequence else None
     return Matrix(base.label, tuple(rows), tuple(results), cells, summaries, sequence, settings)
+
+
+def families(rows: Sequence[Row]) -> tuple[set[str], set[str]]:
+    """Labels of rows whose tests are corrected together: those that are asked about, and the bare
+    base with worked examples, which stands beside them and costs them nothing."""
+    in_context = {row.label for row in rows if row.kind is RowKind.BASE and not row.server}
+    return {row.label for row in rows} - in_context, in_context
 
 
 def oriented(comparison: Comparison, metric: Metric) -> Comparison:

@@ -1,6 +1,5 @@
 """The matrix as JSON values."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +19,7 @@ def matrix_fields(matrix: Matrix) -> dict[str, Any]:
         "settings": {
             "tests": asdict(tests),
             "correction": str(matrix.settings.correction),
-            "num_tests": sum(not math.isnan(c.comparison.p) for c in matrix.cells.values()),
+            "num_tests": matrix.num_tests,
         },
         "base": matrix.base,
         "tasks": {

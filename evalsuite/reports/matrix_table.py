@@ -30,9 +30,8 @@ def number(value: float, signed: bool = False) -> str:
 def notes(matrix: Matrix) -> list[str]:
     """What a reader must know to read the matrix."""
     tests = matrix.settings.tests
-    num_tests = sum(not math.isnan(cell.comparison.p) for cell in matrix.cells.values())
     corrected = (
-        f"corrected over {num_tests} cells ({matrix.settings.correction})"
+        f"corrected over {matrix.num_tests} cells ({matrix.settings.correction})"
         if matrix.settings.correction != "none"
         else "not corrected for the number of cells"
     )
