@@ -18,8 +18,8 @@ from jinja2.visitor import NodeTransformer
 
 # A prompt of this many characters fits no context; 4 bytes each in memory at worst.
 MAX_PROMPT_CHARS = 4_000_000
-# Rounds of all loops of one rendering together: a second or so.
-MAX_LOOP_STEPS = 1_000_000
+# Rounds of all loops of one rendering together: a tenth of a second or so.
+MAX_LOOP_STEPS = 100_000
 # Name under which a rendering's step counter travels in its context.
 STEPS = "_steps"
 

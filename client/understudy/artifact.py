@@ -17,9 +17,11 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -36,8 +38,11 @@ NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 BASE_NAME = "base"
 
 # Beyond this a JSON file or a safetensors header is an attack, not a configuration.
-MAX_JSON_BYTES = 4 << 20
+MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
+# More digits than any integer of a configuration has: long ones take time by their square.
+_MAX_DIGITS = 40
+_MAX_DIMS = 16
 
 # Keys of adapter_config.json that do not change the mathematics: where the base lay, who wrote it.
 _VOLATILE_CONFIG_KEYS = frozenset(
@@ -99,12 +104,13 @@ class Manifest:
         """The manifest in a JSON object, whose defaults are filled in. Raises as `from_json`."""
         if data.get("format") != MANIFEST_FORMAT:
             raise ArtifactError(
-                f"{where}: format is {data.get('format')!r}, this version reads {MANIFEST_FORMAT}"
+                f"{where}: format is {shorten(data.get('format'))}, this version reads "
+                f"{MANIFEST_FORMAT}"
             )
         known = {f.name: f for f in fields(cls)}
         for key in data:
             if key not in known:
-                raise ArtifactError(f"{where}: unknown field {key!r}")
+                raise ArtifactError(f"{where}: unknown field {shorten(key)}")
         required = ("name", "method", "base_fingerprint", "content_hash", "quantization")
         for key in required:
             if not isinstance(data.get(key), str) or not data[key]:
@@ -155,7 +161,7 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ArtifactError(f"{where}: duplicate key {key!r}")
+                raise ArtifactError(f"{where}: duplicate key {shorten(key)}")
             found[key] = value
         return found
 
@@ -166,15 +172,22 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
         number = float(token)
         return number if math.isfinite(number) else reject_constant(token[:80])
 
+    def whole(token: str) -> int:
+        if len(token) > _MAX_DIGITS:
+            raise ArtifactError(f"{where}: {token[:_MAX_DIGITS]}... has {len(token)} digits")
+        return int(token)
+
     try:
         data = json.loads(
             text,
             object_pairs_hook=reject_duplicates,
             parse_constant=reject_constant,
             parse_float=finite,
+            parse_int=whole,
         )
         # An escape may hold half of a surrogate pair, which is no character anywhere else.
-        json.dumps(data, ensure_ascii=False).encode()
+        if "\\u" in text:
+            json.dumps(data, ensure_ascii=False).encode()
     except ArtifactError:
         raise
     except (ValueError, RecursionError) as error:
@@ -192,7 +205,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """A UTF-8 file of at most MAX_JSON_BYTES. Raises ArtifactError."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             raise ArtifactError(f"{path.name}: larger than {MAX_JSON_BYTES} bytes")
@@ -201,6 +214,27 @@ def read_text(path: Path) -> str:
         raise ArtifactError(f"{path.name}: not UTF-8: {error}") from error
     except OSError as error:
         raise ArtifactError(f"{path.name}: cannot be read: {error.strerror}") from error
+
+
+def open_file(path: Path) -> BufferedReader:
+    """A regular file, open for reading. Raises ArtifactError for anything else, and OSError.
+
+    Never waits: a pipe without a writer would take its reader along.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ArtifactError(f"{path.name}: not a regular file")
+    return open(descriptor, "rb")
+
+
+def shorten(value: object, max_chars: int = 80) -> str:
+    """A value for a message, in quotes if it is text; not all of it if it is long."""
+    if isinstance(value, str):
+        # Before it is quoted: it may be very long.
+        return repr(value[:max_chars]) + ("..." if len(value) > max_chars else "")
+    text = repr(value)
+    return text if len(text) <= max_chars else text[: max_chars - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -227,28 +261,36 @@ def read_safetensors_header(path: Path) -> list[TensorEntry]:
     over MAX_HEADER_BYTES, or sizes, offsets and shapes do not agree.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
-            return parse_safetensors_header(take_safetensors_header(file, size), size, path.name)
+            header = take_safetensors_header(file, size, path.name)
+            return parse_safetensors_header(header, size, path.name)
     except OSError as error:
         raise ArtifactError(f"{path.name}: cannot be read: {error.strerror}") from error
 
 
-def take_safetensors_header(file: BinaryIO, size: int) -> bytes:
-    """The first bytes of a safetensors file of `size` bytes, up to where the tensors begin.
+def take_safetensors_header(
+    file: BinaryIO, size: int, where: str, max_bytes: int = MAX_HEADER_BYTES
+) -> bytes:
+    """The first bytes of a safetensors file of `size` bytes, up to where the tensors begin: at most
+    `max_bytes`.
 
     Raises ArtifactError as `read_safetensors_header`, and OSError.
     """
-    where = Path(file.name).name
     prefix = file.read(8)
     if len(prefix) < 8:
         raise ArtifactError(f"{where}: not a safetensors file: {size} bytes")
     (length,) = struct.unpack("<Q", prefix)
-    if length > min(MAX_HEADER_BYTES, size - 8):
+    if length > size - 8:
         raise ArtifactError(
             f"{where}: not a safetensors file: header of {length} bytes in a file of {size}"
         )
-    return prefix + file.read(length)
+    if length > max_bytes:
+        raise ArtifactError(f"{where}: header of {length} bytes, at most {max_bytes} are read")
+    header = file.read(length)
+    if len(header) < length:
+        raise ArtifactError(f"{where}: truncated")
+    return prefix + header
 
 
 def parse_safetensors_header(header: bytes, size: int, where: str) -> list[TensorEntry]:
@@ -260,7 +302,7 @@ def parse_safetensors_header(header: bytes, size: int, where: str) -> list[Tenso
         raise ArtifactError(f"{where}: not a safetensors file: header is not UTF-8") from error
     data = parse_json_object(text, where)
     entries = [
-        _entry(where, name, value, len(header))
+        _entry(where, name, value, len(header), size)
         for name, value in data.items()
         if name != "__metadata__"
     ]
@@ -268,36 +310,37 @@ def parse_safetensors_header(header: bytes, size: int, where: str) -> list[Tenso
     position = len(header)
     for entry in entries:
         if entry.begin != position:
-            raise ArtifactError(f"{where}: tensor {entry.name!r}: bytes overlap or leave a gap")
+            raise ArtifactError(
+                f"{where}: tensor {shorten(entry.name, 200)}: bytes overlap or leave a gap"
+            )
         position = entry.end
     if position != size:
         raise ArtifactError(f"{where}: tensors end at byte {position}, the file at {size}")
     return entries
 
 
-def _entry(where: str, name: str, value: Any, offset: int) -> TensorEntry:
+def _entry(where: str, name: str, value: Any, offset: int, size: int) -> TensorEntry:
+    called = f"{where}: tensor {shorten(name, 200)}"
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry") from error
-    # By type: Python counts True as 1.
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ArtifactError(f"{where}: tensor {name!r}: malformed header entry")
-    if dtype not in _DTYPE_BYTES:
-        raise ArtifactError(f"{where}: tensor {name!r}: unknown dtype {dtype!r}")
-    num_bytes = _DTYPE_BYTES[dtype]
-    for dim in shape:
-        num_bytes *= dim
+        raise ArtifactError(f"{called}: malformed header entry") from error
+    # By type: Python counts True as 1. No larger than the file, or their product has no end.
+    if len(shape) > _MAX_DIMS or not all(
+        type(n) is int and 0 <= n <= size for n in (*shape, begin, end)
+    ):
+        raise ArtifactError(f"{called}: malformed header entry")
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
+        raise ArtifactError(f"{called}: unknown dtype {shorten(dtype)}")
+    num_bytes = _DTYPE_BYTES[dtype] * math.prod(shape)
     if end - begin != num_bytes:
-        raise ArtifactError(
-            f"{where}: tensor {name!r}: {end - begin} bytes, shape and dtype need {num_bytes}"
-        )
+        raise ArtifactError(f"{called}: {end - begin} bytes, shape and dtype need {num_bytes}")
     return TensorEntry(name, dtype, shape, offset + begin, offset + end)
 
 
 def sha256_file(path: Path) -> str:
     """sha256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -309,7 +352,7 @@ def content_hash(directory: Path, manifest: Manifest) -> str:
     """
     path = directory / TENSORS_FILE
     config = read_json_object(directory / CONFIG_FILE)
-    with path.open("rb") as file:
+    with open_file(path) as file:
         tensors = ((e, _blocks(file, e.begin, e.end)) for e in _by_name(path))
         return content_hash_of(config, manifest, tensors)
 
@@ -385,7 +428,7 @@ def _blocks(file: BinaryIO, begin: int, end: int, block_bytes: int = 1 << 20) ->
     while begin < end:
         block = file.read(min(block_bytes, end - begin))
         if not block:
-            raise ArtifactError(f"{file.name}: truncated")
+            raise ArtifactError("a tensor file was truncated while it was read")
         begin += len(block)
         yield block
 
@@ -426,6 +469,8 @@ def verify(directory: Path) -> Manifest:
     for name in (CONFIG_FILE, TENSORS_FILE):
         if name in manifest.files and not (directory / name).is_file():
             raise ArtifactError(f"{name}: missing")
+    # Its header is cheap to check, and a file that is none may have any size.
+    read_safetensors_header(directory / TENSORS_FILE)
     check_file_hashes(
         manifest,
         {n: sha256_file(directory / n) for n in (CONFIG_FILE, TENSORS_FILE) if n in manifest.files},
@@ -437,9 +482,10 @@ def verify(directory: Path) -> Manifest:
 def check_file_hashes(manifest: Manifest, found: Mapping[str, str]) -> None:
     """Raises ArtifactError unless the files have the sha256 of the manifest; `found` has them by
     name, in hex."""
+    unexpected = next((n for n in manifest.files if n not in (CONFIG_FILE, TENSORS_FILE)), None)
+    if unexpected is not None:
+        raise ArtifactError(f"{MANIFEST_FILE}: unexpected file {shorten(unexpected)}")
     for name, expected in manifest.files.items():
-        if name not in (CONFIG_FILE, TENSORS_FILE):
-            raise ArtifactError(f"{MANIFEST_FILE}: unexpected file {name!r}")
         if found[name] != expected:
             raise ArtifactError(f"{name}: sha256 differs from the manifest")
 

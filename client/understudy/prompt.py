@@ -10,17 +10,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.exceptions import SecurityError
 
 from understudy._sandbox import MAX_PROMPT_CHARS, STEPS, PromptEnvironment, Steps
 
-# A template longer than this is not a prompt; refusing it bounds parsing cost.
+# A template longer than this is not a prompt. Compiling takes time by its tokens, not its length.
 MAX_TEMPLATE_CHARS = 65_536
+MAX_TEMPLATE_TOKENS = 8192
+
+
+# That many values, each a few thousand characters, take well under a millisecond.
+_MAX_NAMES = 8
 
 
 class PromptError(ValueError):
     """The template is invalid, or the values given do not fit it."""
+
+
+# What a template can bring about while it is rendered.
+_FAULTS = (
+    TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError,
+    RecursionError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,12 +52,24 @@ class PromptTemplate:
                 f"prompt template has {len(self.template)} characters, at most "
                 f"{MAX_TEMPLATE_CHARS} are allowed"
             )
+        environment = PromptEnvironment()
         try:
-            parsed = PromptEnvironment().parse(self.template)
-            PromptEnvironment().compile(self.template)
+            num_tokens = sum(1 for _ in environment.lex(self.template))
+            if num_tokens > MAX_TEMPLATE_TOKENS:
+                raise PromptError(
+                    f"prompt template has {num_tokens} tokens, at most {MAX_TEMPLATE_TOKENS} are "
+                    "allowed"
+                )
+            parsed = environment.parse(self.template)
+            environment.compile(self.template)
         except TemplateSyntaxError as error:
             raise PromptError(f"prompt template, line {error.lineno}: {error.message}") from error
-        except (SecurityError, RecursionError) as error:
+        except SyntaxError as error:
+            # Of the Python that Jinja makes of it: its line is not the template's.
+            raise PromptError(f"prompt template: {error.msg}") from error
+        except PromptError:
+            raise
+        except (SecurityError, RecursionError, ValueError, OverflowError, MemoryError) as error:
             raise PromptError(f"prompt template: {error}") from error
         if not meta.find_undeclared_variables(parsed):
             raise PromptError("prompt template names no variable; use {{ input }}")
@@ -54,6 +78,18 @@ class PromptTemplate:
     def variables(self) -> frozenset[str]:
         """Names of the variables the template reads."""
         return frozenset(meta.find_undeclared_variables(PromptEnvironment().parse(self.template)))
+
+    @cached_property
+    def may_take_long(self) -> bool:
+        """Whether rendering may take much longer than its text and values are long."""
+        parsed = PromptEnvironment().parse(self.template)
+        growing = (nodes.For, nodes.Assign, nodes.AssignBlock, nodes.Add, nodes.With)
+        if next(parsed.find_all(growing), None) is not None:
+            return True
+        # `join` repeats its separator, and each name its value.
+        if any(use.name in ("join", "tojson") for use in parsed.find_all(nodes.Filter)):
+            return True
+        return sum(1 for _ in parsed.find_all(nodes.Name)) > _MAX_NAMES
 
     def render(self, values: Mapping[str, str | Sequence[Mapping[str, str]]]) -> str:
         """The prompt for `values` (variable name -> text, or `messages` -> role/content mappings).
@@ -76,11 +112,15 @@ class PromptTemplate:
                 if num_chars > MAX_PROMPT_CHARS:
                     raise PromptError(f"rendered prompt exceeds {MAX_PROMPT_CHARS} characters")
                 chunks.append(chunk)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            if isinstance(error, PromptError):
-                raise
+            text = "".join(chunks)
+            if not text.isascii():
+                # Half of a surrogate pair is no character, and no tokenizer takes it.
+                text.encode()
+        except PromptError:
+            raise
+        except _FAULTS as error:
             raise PromptError(f"prompt template cannot be rendered: {error}") from error
-        return "".join(chunks)
+        return text
 
     @cached_property
     def _compiled(self) -> Any:

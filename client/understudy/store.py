@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy._files import copy_folder, make_folder, remove, sync_folder, write_file
-from understudy.artifact import NAME_PATTERN, ArtifactError, Manifest, check_name, verify
+from understudy.artifact import (
+    NAME_PATTERN,
+    TENSORS_FILE,
+    ArtifactError,
+    Manifest,
+    check_name,
+    read_safetensors_header,
+    verify,
+)
 from understudy.locks import StoreLocks
 
 VERSION_CHARS = 16
@@ -75,6 +83,8 @@ def publish(artifact: Path, store: Path, name: str) -> str:
     Raises ArtifactError if the name is not allowed or the artifact does not verify.
     """
     check_name(name)
+    # Before it is copied: what is no artifact may have any size.
+    read_safetensors_header(artifact / TENSORS_FILE)
     folder = store / name
     make_folder(folder)
     with StoreLocks(store, required=False) as locks:

@@ -63,6 +63,8 @@ CONVERTIBLE = frozenset(
         "randlora", "shira", "tinylora", "unilora", "vblora", "vera", "waveft",
     }
 )  # fmt: skip
+# A header costs time with every tensor that it names, however small.
+_HEADER_BYTES, _HEADER_BYTES_PER_MODULE = 64 << 10, 4 << 10
 _PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
@@ -184,6 +186,7 @@ def _load(
     file = read_tensor_file(
         directory / TENSORS_FILE,
         max_bytes=limits.max_bytes,
+        max_header_bytes=_max_header_bytes(base),
         check_size=partial(_check_size, name, limits),
         pin_memory=base.device.startswith("cuda"),
         breathe=breathe,
@@ -241,6 +244,12 @@ def _labelled(weights: AdapterWeights, manifest: Manifest) -> AdapterWeights:
     return replace(weights, classifier=replace(classifier, labels=labels))
 
 
+def _max_header_bytes(base: BaseInfo) -> int:
+    """Several times what the tensors of an adapter for this base need."""
+    num_modules = len(base.linear_shapes) + len(base.norms) + 2
+    return _HEADER_BYTES + num_modules * _HEADER_BYTES_PER_MODULE
+
+
 def _check_size(name: str, limits: ArtifactLimits, needed: int) -> None:
     if needed > limits.max_host_bytes:
         raise AdapterMemoryError(
@@ -264,7 +273,7 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def _check_manifest(manifest: Manifest, method: str, base: BaseInfo) -> None:
-    check_name(manifest.name)
+    check_name(manifest.name, f"{MANIFEST_FILE}: name")
     if manifest.method != method:
         raise AdapterRefusedError(
             f"{MANIFEST_FILE}: method is {manifest.method[:80]!r}, {CONFIG_FILE} says {method!r}"

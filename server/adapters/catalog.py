@@ -1,9 +1,11 @@
 """What the server knows of each adapter version, wherever it is: the view behind the wire."""
 
 import contextlib
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from server.adapters.lease import Resident
@@ -17,7 +19,10 @@ Key = tuple[str, str]
 
 # Versions that one page looks at, where filters leave out most: each may take a look at the disk.
 MAX_LOOKS = 2000
+# Evaluation results that are shown: a client takes no message of more than 4 MiB by default.
 _MAX_EVALS = 100
+_MAX_EVAL_BYTES = 1 << 20
+_MAX_ENTRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +225,29 @@ def _tier(key: Key, resident: Resident | None, slots: Collection[str]) -> Tier:
 
 
 def _read_evals(folder: Path) -> dict[str, str]:
-    """The JSON files of a version's `evals`; links, and files that are not JSON, are left out."""
+    """The JSON files of a version's `evals`, by name, as far as they fit; links, and files that are
+    not JSON, are left out."""
     if folder.is_symlink() or not folder.is_dir():
         return {}
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.json"))[:_MAX_EVALS]:
-        if path.is_symlink() or not path.is_file():
-            continue
+    left = _MAX_EVAL_BYTES
+    with os.scandir(folder) as entries:
+        names = [e.name for e in islice(entries, _MAX_ENTRIES) if _is_eval(e)]
+    for name in sorted(names)[:_MAX_EVALS]:
         try:
-            text = read_text(path)
-            parse_json_object(text, path.name)
+            text = read_text(folder / name)
+            size = len(text.encode())
+            if size > left:
+                continue
+            left -= size
+            parse_json_object(text, name)
         except ArtifactError:
             continue
-        found[path.name] = text
+        found[name] = text
     return found
+
+
+def _is_eval(entry: "os.DirEntry[str]") -> bool:
+    """Also that its name is one: UTF-8, or no message could hold it."""
+    name = entry.name
+    return name.endswith(".json") and name.isprintable() and entry.is_file(follow_symlinks=False)

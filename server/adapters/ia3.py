@@ -7,7 +7,6 @@ import torch
 
 from server.adapters.beside import take_beside
 from server.adapters.peft_format import (
-    CONFIG,
     PREFIX,
     TENSORS,
     check_fits,
@@ -15,6 +14,7 @@ from server.adapters.peft_format import (
     check_targets,
     check_task,
     check_tensor,
+    name_list,
 )
 from server.adapters.targets import check_no_others
 from server.adapters.weights import AdapterWeights, LinearChange
@@ -73,9 +73,5 @@ def _change(
 
 def _is_feedforward(config: Mapping[str, Any], path: str) -> bool:
     """Whether the factors are on the linear's input, as PEFT decides it."""
-    names = config.get("feedforward_modules") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise AdapterRefusedError(
-            f"{CONFIG}: feedforward_modules must be a list of names; patterns are not served"
-        )
+    names = name_list(config, "feedforward_modules")
     return any(path.endswith(name) for name in names)

@@ -4,7 +4,7 @@ DoRA (arXiv:2402.09353), with biases."""
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from server.adapters.trained_tokens import TrainedTokens
 from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
+from understudy.artifact import shorten
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _B_BIAS = ".lora_B.bias"
@@ -78,6 +79,7 @@ _BIASES = ("none", "all", "lora_only")
 # Patterns come from elsewhere: without groups and with few repetitions no pattern can take long.
 _SAFE_PATTERN = re.compile(r"[\w.\-^$|\\\[\]*+]{1,200}")
 _MAX_REPETITIONS = 2
+_Patterns = Sequence[tuple[re.Pattern[str], float]]
 
 
 def read_lora(
@@ -93,8 +95,8 @@ def read_lora(
     check_task(config)
     if (init := config.get("init_lora_weights", True)) not in _PLAIN_INITS:
         raise AdapterRefusedError(
-            f"{CONFIG}: init_lora_weights {init!r} changed the base's weights; save the adapter "
-            "with PEFT's path_initial_model_for_weight_conversion"
+            f"{CONFIG}: init_lora_weights {shorten(init)} changed the base's weights; save the "
+            "adapter with PEFT's path_initial_model_for_weight_conversion"
         )
     _check_switches(config)
     left = dict(tensors)
@@ -109,7 +111,9 @@ def read_lora(
     check_targets(config, targeted, _targets(base))
     check_no_others(config, targeted, _tied_paths(config, base))
     check_biases(config, found.keys(), biases, base)
-    ranks, alphas = _patterns(config, "rank_pattern"), _patterns(config, "alpha_pattern")
+    num_modules = len(_targets(base))
+    ranks = _patterns(config, "rank_pattern", num_modules)
+    alphas = _patterns(config, "alpha_pattern", num_modules)
     rank, alpha = whole_number(config, "r"), _positive(config.get("lora_alpha"), "lora_alpha")
     is_tied = embedding is not None and bool(config.get("ensure_weight_tying")) and base.tied
 
@@ -153,10 +157,12 @@ def _tied_paths(config: Mapping[str, Any], base: BaseInfo) -> frozenset[str]:
 def _check_switches(config: Mapping[str, Any]) -> None:
     for key in ("use_dora", "lora_bias", "use_rslora", "ensure_weight_tying"):
         if not isinstance(config.get(key, False), bool | None):
-            raise AdapterRefusedError(f"{CONFIG}: {key} {config[key]!r} is not true or false")
+            raise AdapterRefusedError(
+                f"{CONFIG}: {key} {shorten(config[key])} is not true or false"
+            )
     if config.get("bias", "none") not in _BIASES:
         raise AdapterRefusedError(
-            f"{CONFIG}: bias {str(config['bias'])[:80]!r} is not one of {', '.join(_BIASES)}"
+            f"{CONFIG}: bias {shorten(config['bias'])} is not one of {', '.join(_BIASES)}"
         )
 
 
@@ -219,10 +225,16 @@ def _by_module(
     return dict(sorted(found.items()))
 
 
-def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:
+def _patterns(config: Mapping[str, Any], key: str, max_count: int) -> _Patterns:
+    """The patterns in `key` with their values, compiled once: each meets every module."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
         raise AdapterRefusedError(f"{CONFIG}: {key} must be an object")
+    if len(patterns) > max_count:
+        raise AdapterRefusedError(
+            f"{CONFIG}: {key} has {len(patterns)} patterns, the base {max_count} modules"
+        )
+    found = []
     for pattern, value in patterns.items():
         repetitions = sum(pattern.count(sign) for sign in "*+")
         if not _SAFE_PATTERN.fullmatch(pattern) or repetitions > _MAX_REPETITIONS:
@@ -230,19 +242,19 @@ def _patterns(config: Mapping[str, Any], key: str) -> dict[str, float]:
                 f"{CONFIG}: {key}: pattern {pattern[:80]!r} is not served; write module names"
             )
         try:
-            re.compile(pattern)
+            compiled = re.compile(rf"(.*\.)?({pattern})$")
         except re.error as error:
             raise AdapterRefusedError(
                 f"{CONFIG}: {key}: pattern {pattern[:80]!r}: {error}"
             ) from error
-        _positive(value, f"{key}[{pattern[:80]!r}]")
-    return patterns
+        found.append((compiled, _positive(value, f"{key}[{pattern[:80]!r}]")))
+    return found
 
 
-def _match(patterns: Mapping[str, float], path: str, default: float) -> float:
+def _match(patterns: _Patterns, path: str, default: float) -> float:
     """The value of the first pattern that matches the end of `path`, as PEFT chooses it."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+    for pattern, value in patterns:
+        if pattern.match(path):
             return value
     return default
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from server.errors import AdapterRefusedError
+from understudy.artifact import shorten
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -24,6 +25,10 @@ ORIGIN_KEYS = frozenset(
         "revision",
     }
 )
+
+_MAX_NUMBER = 2**31 - 1
+# Each is compared with every module of the base.
+_MAX_NAMES = 1000
 
 # With one of these set, target_modules names more than is adapted.
 _NARROWING = ("layers_to_transform", "exclude_modules")
@@ -46,13 +51,14 @@ def check_keys(
             continue
         if key not in off:
             raise AdapterRefusedError(
-                f"{CONFIG}: key {key!r} is unknown to this server, and may change the results"
+                f"{CONFIG}: key {shorten(key)} is unknown to this server, and may change the "
+                "results"
             )
         default, remedy = off[key]
         if value in (None, [], {}) or (value == default and type(value) is type(default)):
             continue
         hint = f"; {remedy}" if remedy else ""
-        raise AdapterRefusedError(f"{CONFIG}: {key} {_short(value)} is not served{hint}")
+        raise AdapterRefusedError(f"{CONFIG}: {key} {shorten(value)} is not served{hint}")
 
 
 def check_task(config: Mapping[str, Any]) -> None:
@@ -60,7 +66,7 @@ def check_task(config: Mapping[str, Any]) -> None:
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise AdapterRefusedError(
-            f"{CONFIG}: task_type {_short(task)} is not served; CAUSAL_LM and SEQ_CLS are"
+            f"{CONFIG}: task_type {shorten(task)} is not served; CAUSAL_LM and SEQ_CLS are"
         )
 
 
@@ -71,12 +77,13 @@ def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[
     narrowed = any(config.get(key) not in (None, []) for key in _NARROWING)
     if not isinstance(targets, list) or narrowed:
         return
-    for target in targets:
+    # Each once, however often it is there.
+    for target in dict.fromkeys(map(str, targets)):
         named = [path for path in paths if path == target or path.endswith(f".{target}")]
         missing = next((path for path in named if path not in found), None)
         if missing or not named:
             raise AdapterRefusedError(
-                f"{CONFIG}: target module {str(target)[:80]!r}: "
+                f"{CONFIG}: target module {shorten(target)}: "
                 + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such module")
             )
 
@@ -108,14 +115,24 @@ def check_fits(name: str, tensor: torch.Tensor, dtype: str, factor: float = 1.0)
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} overflows in {dtype}")
 
 
+def name_list(config: Mapping[str, Any], key: str) -> list[str]:
+    """The names in `key`, each once. Raises AdapterRefusedError unless it is a list of them."""
+    names = config.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise AdapterRefusedError(f"{CONFIG}: {key} must be a list of names")
+    found = list(dict.fromkeys(names))
+    if len(found) > _MAX_NAMES:
+        raise AdapterRefusedError(
+            f"{CONFIG}: {key} has {len(found)} names, at most {_MAX_NAMES} are served"
+        )
+    return found
+
+
 def whole_number(config: Mapping[str, Any], key: str) -> int:
     """The value of `key`, a whole number from 1. Raises AdapterRefusedError."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise AdapterRefusedError(f"{CONFIG}: {key} {_short(value)} is not a whole number from 1")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_NUMBER:
+        raise AdapterRefusedError(
+            f"{CONFIG}: {key} {shorten(value)} is not a whole number from 1 to {_MAX_NUMBER}"
+        )
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

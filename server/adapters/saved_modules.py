@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from server.adapters.peft_format import CONFIG, PREFIX, TENSORS, check_fits, check_tensor
+from server.adapters.peft_format import CONFIG, PREFIX, TENSORS, check_fits, check_tensor, name_list
 from server.adapters.weights import LinearChange, Replacement
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -105,10 +105,7 @@ def check_saved_found(config: Mapping[str, Any], found: Set[str]) -> None:
 
 def saved_names(config: Mapping[str, Any]) -> list[str]:
     """The names in `modules_to_save`. Raises AdapterRefusedError unless they are strings."""
-    names = config.get("modules_to_save") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise AdapterRefusedError(f"{CONFIG}: modules_to_save must be a list of names")
-    return names
+    return name_list(config, "modules_to_save")
 
 
 def is_saved(config: Mapping[str, Any], path: str) -> bool:

@@ -22,6 +22,7 @@ from server.adapters.peft_format import (
 from server.adapters.weights import AdapterWeights
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
+from understudy.artifact import shorten
 
 TENSOR = "prompt_embeddings"
 _ROWS, _COLUMNS = "prefix_task_rows", "prefix_task_cols"
@@ -108,7 +109,8 @@ def check_virtual_tokens(config: Mapping[str, Any], base: BaseInfo) -> int:
     submodules = config.get("num_transformer_submodules")
     if submodules not in (None, 1):
         raise AdapterRefusedError(
-            f"{CONFIG}: num_transformer_submodules {submodules!r} is not served; a decoder has 1"
+            f"{CONFIG}: num_transformer_submodules {shorten(submodules)} is not served; a decoder "
+            "has 1"
         )
     if count >= base.max_context_tokens:
         raise AdapterRefusedError(
@@ -145,5 +147,5 @@ def _read_embeddings(
 def _check_width(config: Mapping[str, Any], base: BaseInfo) -> None:
     if config.get("token_dim") not in (None, base.hidden_size):
         raise AdapterRefusedError(
-            f"{CONFIG}: token_dim {config['token_dim']!r}, the base has {base.hidden_size}"
+            f"{CONFIG}: token_dim {shorten(config['token_dim'])}, the base has {base.hidden_size}"
         )

@@ -14,6 +14,7 @@ from server.errors import AdapterRefusedError
 from understudy.artifact import (
     ArtifactError,
     TensorEntry,
+    open_file,
     parse_safetensors_header,
     take_safetensors_header,
 )
@@ -82,24 +83,28 @@ def read_tensor_file(
     path: Path,
     *,
     max_bytes: int,
+    max_header_bytes: int,
     check_size: Callable[[int], None],
     pin_memory: bool,
     breathe: Callable[[], None],
 ) -> TensorFile:
-    """Reads `path`. `check_size` is told the bytes of all tensors before they are read, and may
-    raise. `pin_memory`: for fast copies to a CUDA device. `breathe` is called every so often.
+    """Reads `path`, whose header may have `max_header_bytes`. `check_size` is told the bytes of all
+    tensors before they are read, and may raise. `pin_memory`: for fast copies to a CUDA device.
+    `breathe` is called every so often.
 
     Raises AdapterRefusedError for a larger file than `max_bytes`, ArtifactError for one that is not
     safetensors, and OSError.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise AdapterRefusedError(
                 f"{path.name}: {size} bytes, this server takes at most {max_bytes}"
             )
-        header = take_safetensors_header(file, size)
+        header = take_safetensors_header(file, size, path.name, max_header_bytes)
+        breathe()
         entries = parse_safetensors_header(header, size, path.name)
+        breathe()
         check_size(size - len(header))
         data = torch.empty(size - len(header), dtype=torch.uint8, pin_memory=pin_memory)
         left = _memory(data)

@@ -52,7 +52,11 @@ class PromptEncoder:
         self, message: types_pb2.Input, template: PromptTemplate | None, field: str = "input"
     ) -> Prompt:
         """The prompt of an input. Raises InvalidRequestError naming the field at fault."""
-        return await beside(message.ByteSize(), lambda: self._encode(message, template, field))
+        size = message.ByteSize()
+        if template is not None:
+            # A short template may ask for much work.
+            size = _INLINE_SIZE + 1 if template.may_take_long else size + len(template.template)
+        return await beside(size, lambda: self._encode(message, template, field))
 
     async def encode_continuations(
         self, prompt: Prompt, continuations: Sequence[generation_service_pb2.Continuation]

@@ -95,4 +95,46 @@ def test_a_published_models_kind_of_chat_template_renders() -> None:
 def test_renderings_do_not_share_their_budget() -> None:
     template = PromptTemplate("{% for a in input %}{{ a }}{% endfor %}")
     for _ in range(3):
-        assert template.render({"input": "a" * 400_000}) == "a" * 400_000
+        assert template.render({"input": "a" * 40_000}) == "a" * 40_000
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("Note: {{ input }}\nAnswer:", False),
+        ("{% if input %}{{ input | trim }}{% endif %}", False),
+        ("{% for a in input %}{{ a }}{% endfor %}", True),
+        ("{% set a = input ~ input %}{{ a }}", True),
+        ("{{ input ~ input }}", True),
+        ("{{ input | join(input) }}", True),
+        ("{{ input }}" * 100, True),
+    ],
+)
+def test_what_may_take_long(template: str, expected: bool) -> None:
+    assert PromptTemplate(template).may_take_long == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for x in input %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
+        ("{{ input(b=1, b=2) }}", "keyword argument repeated"),
+        ("{{ input }}{{ " + "9" * 5000 + " }}", "5000 digits"),
+        ("{{ input }}" * 3000, "15000 tokens, at most 8192"),
+    ],
+)
+def test_templates_that_python_or_time_forbid(template: str, reason: str) -> None:
+    with pytest.raises(PromptError, match=reason):
+        PromptTemplate(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in input recursive %}{{ loop(input) }}{% endfor %}",
+        "{{ input }}{{ '\\ud800' }}",
+    ],
+)
+def test_renderings_that_python_ends(template: str) -> None:
+    with pytest.raises(PromptError, match="cannot be rendered"):
+        PromptTemplate(template).render({"input": "noon"})

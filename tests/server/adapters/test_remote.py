@@ -147,7 +147,7 @@ def test_the_sha256_of_the_tensors(site: Site, sources: RemoteSources) -> None:
         (MANIFEST_FILE, status(403), AdapterRefusedError, "access is denied"),
         (CONFIG_FILE, status(401), AdapterRefusedError, "access is denied"),
         (CONFIG_FILE, status(500), SourceUnavailableError, "HTTPError"),
-        (CONFIG_FILE, body(b"x", 4 << 21), AdapterRefusedError, "more than the 4194304 bytes"),
+        (CONFIG_FILE, body(b"x", 4 << 21), AdapterRefusedError, "more than the 1048576 bytes"),
         (TENSORS_FILE, body(b"x", 10_001), AdapterRefusedError, "more than the 10000 bytes"),
         (TENSORS_FILE, endless, AdapterRefusedError, "more than the 10000 bytes"),
         (TENSORS_FILE, body(b"x" * 99, 100), SourceUnavailableError, "IncompleteRead|Connection"),
