@@ -448,7 +448,7 @@ CASES = {name: Case(change, says, by_client=True) for name, (change, says) in _F
 _HARMLESS: dict[str, tuple[str, Change]] = {
     "target-modules-pattern-bomb": _config(target_modules="(a+)+$"),
     "exclude-modules-pattern-bomb": _config(exclude_modules="(a|a)*$"),
-    "target-modules-repeated": _config(target_modules=["q_proj"] * 50_000),
+    "target-modules-repeated": _config(target_modules=["q_proj", "v_proj", "down_proj"] * 20_000),
     "dora-magnitude-zero": _tensors(_to(_MAGNITUDE, torch.zeros(64)), "dora"),
     "dora-magnitude-negative": _tensors(_to(_MAGNITUDE, -torch.ones(64)), "dora"),
     "zip-bomb-beside": ("lora", lambda d: _zip_bomb(d / "adapter_model.zip")),

@@ -81,7 +81,7 @@ def server(
     arguments = [
         "--base", base, "--quantization", "none", "--device", "cpu",
         "--store", folders.store, "--adapter-root", folders.uploads,
-        "--set", f"adapters.max_adapter_bytes={MAX_BYTES}", "--set", "adapters.load_share=0.5",
+        "--set", f"adapters.max_adapter_bytes={MAX_BYTES}", "--set", "adapters.load_share=0.2",
         "--set", "engine.num_blocks=512",
     ]  # fmt: skip
     running = start(tmp_path_factory.mktemp("server"), arguments)
