@@ -185,8 +185,8 @@ class UnderstudyLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         room = self.max_length + 1 - len(continuation)
         if not continuation or room < 1:
             raise InputError(
-                f"{key!r}: the continuation has {len(continuation)} tokens, must have 1 to "
-                f"{self.max_length}"
+                f"{repr(key)[:80]}: the continuation has {len(continuation)} tokens, must have "
+                f"1 to {self.max_length}"
             )
         if len(context) > room:
             _LOG.warning("%d tokens cut from the left of a context", len(context) - room)
