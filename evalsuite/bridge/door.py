@@ -26,7 +26,7 @@ from understudy.artifact import BASE_NAME
 A = TypeVar("A")
 B = TypeVar("B")
 
-# As the fleet does: long for a request that waits behind all others, some 30 s for a server that
+# As the fleet does: long for a request that waits behind all others, some 20 s for a server that
 # restarts, and soon to say that there is none.
 _TIMEOUT_S = 900.0
 _RETRY = RetryPolicy(max_attempts=12)
