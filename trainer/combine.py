@@ -26,6 +26,7 @@ from understudy.artifact import (
     base_fingerprint,
     check_name,
     read_json_object,
+    read_safetensors_header,
     seal,
     verify,
 )
@@ -53,13 +54,21 @@ RECIPES: dict[str, str] = {
 DENSE = frozenset({"sum", "svd", "linear"})
 """Recipes that drop no numbers, and take no density."""
 _TOTAL = "total"
-_PLAIN: dict[str, object] = {
-    "bias": "none",
-    "use_dora": False,
-    "lora_bias": False,
-    "modules_to_save": None,
-    "trainable_token_indices": None,
-}
+# Keys that say how large an update is and where, how it was trained, or where it is from. With any
+# other beside PEFT's default there is more than updates to add up.
+_UPDATE = frozenset(
+    {
+        "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
+        "layers_to_transform", "layers_pattern", "exclude_modules", "fan_in_fan_out",
+        "lora_dropout", "init_lora_weights", "peft_type", "auto_mapping", "peft_version",
+        "base_model_name_or_path", "revision", "inference_mode", "task_type", "eva_config",
+        "megatron_core", "qalora_group_size", "runtime_config",
+    }
+)  # fmt: skip
+# The others changed the base's weights.
+_PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+# With one of these, names of targets tell not all of where an update is.
+_NARROWING = ("layers_to_transform", "exclude_modules")
 
 
 @dataclass(frozen=True)
@@ -188,11 +197,19 @@ def _check(source: Source, folder: Path, manifest: Manifest, fingerprint: str) -
             f"adapter {source.reference!r} is {manifest.method}; only LoRA can be combined"
         )
     config = read_json_object(folder / CONFIG_FILE)
-    for key, plain in _PLAIN.items():
-        if config.get(key) not in (None, [], {}, plain):
+    plain = peft.LoraConfig().to_dict()
+    odd = [k for k in config.keys() - _UPDATE if config[k] not in (None, [], {}, plain.get(k))]
+    odd += ["task_type"] if config.get("task_type") not in (None, "CAUSAL_LM") else []
+    odd += [] if config.get("init_lora_weights") in _PLAIN_INITS else ["init_lora_weights"]
+    for key in sorted(odd):
+        raise InputError(
+            f"adapter {source.reference!r}: {key} {config[key]!r}; only plain LoRA can be combined"
+        )
+    for entry in read_safetensors_header(folder / TENSORS_FILE):
+        if ".lora_" not in entry.name:
             raise InputError(
-                f"adapter {source.reference!r}: {key} {config[key]!r}; only plain LoRA can be "
-                "combined"
+                f"adapter {source.reference!r}: holds tensor {entry.name!r} beside its updates; "
+                "only plain LoRA can be combined"
             )
 
 
@@ -207,6 +224,7 @@ def _combined(
         adapted = peft.PeftModel.from_pretrained(model, str(folders[0]), adapter_name=_part(0))
         for i, folder in enumerate(folders[1:], start=1):
             adapted.load_adapter(str(folder), adapter_name=_part(i))
+    _name_targets(adapted, len(folders))
     torch.manual_seed(recipe.seed)
     try:
         adapted.add_weighted_adapter(
@@ -226,6 +244,24 @@ def _combined(
         if isinstance(module, LoraLayer) and _TOTAL in module.scaling:
             module.scaling[_TOTAL] = 1.0
     return adapted
+
+
+def _name_targets(model: peft.PeftModel, count: int) -> None:
+    """Writes each module that an adapter updates into its configuration, where one of them is
+    narrowed: PEFT would narrow the combination as the first one is."""
+    configs: list[Any] = [model.peft_config[_part(i)] for i in range(count)]
+    if not any(getattr(config, key) for config in configs for key in _NARROWING) and all(
+        isinstance(config.target_modules, set) for config in configs
+    ):
+        return
+    for i, config in enumerate(configs):
+        for key in (*_NARROWING, "layers_pattern"):
+            setattr(config, key, None)
+        config.target_modules = {
+            name.removeprefix("base_model.model.")
+            for name, module in model.named_modules()
+            if isinstance(module, LoraLayer) and _part(i) in module.scaling
+        }
 
 
 def _config(model: peft.PeftModel) -> peft.LoraConfig:
@@ -269,8 +305,10 @@ def _difference(model: peft.PeftModel, weights: Sequence[float]) -> float:
     """Norm of the combination less the weighted sum of the updates, relative to the sum's."""
     squared = total = 0.0
     for module in model.modules():
-        if not isinstance(module, LoraLayer) or _TOTAL not in module.scaling:
+        if not isinstance(module, LoraLayer):
             continue
+        if _TOTAL not in module.scaling:
+            raise ExportError("the combination lacks a module that is updated; not published")
         found: Any = module
         exact = sum(
             weight * found.get_delta_weight(_part(i)).double()

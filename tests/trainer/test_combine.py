@@ -20,6 +20,18 @@ _CONFIGS: dict[str, peft.PeftConfig] = {
     "a": peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **_TASK),
     "b": peft.LoraConfig(r=4, lora_alpha=3, target_modules=["v_proj", "up_proj"], **_TASK),
     "scaled": peft.LoraConfig(r=6, use_rslora=True, target_modules=["q_proj"], **_TASK),
+    "late": peft.LoraConfig(
+        r=4,
+        target_modules=["q_proj", "down_proj"],
+        rank_pattern={"down_proj": 7},
+        layers_to_transform=[1],
+        **_TASK,
+    ),
+    "without": peft.LoraConfig(
+        r=3, target_modules=["q_proj", "v_proj"], exclude_modules=["0.self_attn.q_proj"], **_TASK
+    ),
+    "pattern": peft.LoraConfig(r=3, target_modules=r".*\.[ov]_proj", **_TASK),
+    "words": peft.LoraConfig(r=3, target_modules=["q_proj", "embed_tokens"], **_TASK),
     "dora": peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj"], **_TASK),
     "prompt": peft.PromptTuningConfig(num_virtual_tokens=5, **_TASK),
 }
@@ -65,7 +77,17 @@ def _folder(store: Path, summary: dict[str, Any]) -> Path:
     return store / summary["name"] / summary["version"]
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("scaled", "a", "b")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "b"),
+        ("scaled", "a", "b"),
+        # The first one's layers must not be those of the sum, nor a sum lack what it excludes.
+        ("late", "a"),
+        ("a", "late"),
+        ("without", "pattern", "late"),
+    ],
+)
 def test_a_sum_computes_what_its_parts_do(
     capsys: pytest.CaptureFixture[str], base: Path, store: Path, names: tuple[str, ...]
 ) -> None:
@@ -74,7 +96,8 @@ def test_a_sum_computes_what_its_parts_do(
     )
     assert code == 0
     summary = json.loads(out)
-    assert summary["rank"] == sum(_CONFIGS[name].r for name in names)
+    ranks = [max(_CONFIGS[name].r, *_CONFIGS[name].rank_pattern.values(), 0) for name in names]
+    assert summary["rank"] == sum(ranks)
     assert summary["relative_difference_from_sum"] < 1e-6
     folder = _folder(store, summary)
     parts = [store / name / (store / name / "latest").read_text().strip() for name in names]
@@ -131,6 +154,7 @@ def test_full_rank_svd_is_the_sum(
         (["a", "nobody"], "'nobody' is not in the store"),
         (["a", "../b"], "adapter name '../b' is not allowed"),
         (["a", "dora"], "adapter 'dora': use_dora True; only plain LoRA"),
+        (["a", "words"], "adapter 'words': holds tensor 'base_model.model.model.embed_tokens.base"),
         (["a", "prompt"], "adapter 'prompt' is prompt_tuning; only LoRA"),
         (["a", "o"], "adapter 'o' was trained on base 'other-base'"),
         (["a", "b", "--recipe", "soup"], "--recipe 'soup' is not one of sum, svd"),
