@@ -14,7 +14,8 @@ def print_report(report: Report, console: Console) -> None:
     """Prints the tables of a report."""
     console.print(_matrix(report))
     for name, task in report["tasks"].items():
-        if len(next(iter(task["rows"].values()))["metrics"]) > 1:
+        rows = task["rows"].values()
+        if len(next(iter(rows))["metrics"]) > 1 or any(row["shots"] for row in rows):
             console.print(_details(name, task))
 
 
@@ -61,8 +62,13 @@ def _details(name: str, task: Report) -> Table:
     table.add_column("")
     for metric in next(iter(task["rows"].values()))["metrics"]:
         table.add_column(metric, justify="right")
+    for title in ("shots", "prompt\ntokens", "new\ntokens"):
+        table.add_column(title, justify="right")
     for label, row in task["rows"].items():
-        table.add_row(label, *(_value(number["value"]) for number in row["metrics"].values()))
+        values = [number["value"] for number in row["metrics"].values()]
+        tokens = [row["mean_prompt_tokens"], row["mean_completion_tokens"]]
+        took = [f"{value:.1f}" for value in (row["mean_shots"], *tokens)]
+        table.add_row(label, *map(_value, values), *took)
     return table
 
 

@@ -15,6 +15,9 @@ def report_markdown(
     lines = ["## Scores", "", *_scores(report)]
     if matrix is not None:
         lines += ["", "## Gained and forgotten", "", *_matrix(matrix)]
+    in_context = _in_context(report)
+    if in_context:
+        lines += ["", "## In context against fine-tuned", "", *in_context]
     calibrated = _calibration(report)
     if calibrated:
         lines += ["", "## Calibration", "", *calibrated]
@@ -38,6 +41,35 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
             cells.append("–" if number is None else _interval(number, "value"))
         lines.append(_row([_cell(label), *cells]))
     return lines
+
+
+def _in_context(report: Mapping[str, Any]) -> list[str]:
+    """Rows with the worked examples and tokens that each took; nothing where no row had any."""
+    asked = [
+        (name, label, row, row["metrics"][task["primary_metric"]])
+        for name, task in report["tasks"].items()
+        for label, row in task["rows"].items()
+        if row["kind"] != "trivial"
+    ]
+    if not any(row["shots"] for _, _, row, _ in asked):
+        return []
+    heads = ["task", "row", "shots", "prompt tokens", "new tokens", "value"]
+    means = ("mean_shots", "mean_prompt_tokens", "mean_completion_tokens")
+    return [
+        _row(heads),
+        _row(["---", "---", *["---:"] * 4]),
+        *(
+            _row(
+                [
+                    _cell(name),
+                    _cell(label),
+                    *(shown(row[mean]) for mean in means),
+                    _interval(number, "value"),
+                ]
+            )
+            for name, label, row, number in asked
+        ),
+    ]
 
 
 _CALIBRATION = {

@@ -236,3 +236,29 @@ def test_published_file_names_tasks_and_metrics_that_exist() -> None:
                 for name, value in values.items()
                 if name != "model"
             )
+
+
+def test_in_context_beside_fine_tuned(
+    server: Any, make_tasks: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = make_tasks()
+    server.gold = files.gold
+    out = str(tmp_path / "out")
+    command = ["run", "--server", server.address, "--adapters", "base,gold", "--shots", "0,1,3"]
+    assert main([*command, "--tasks", str(files.rewrite), "--out", out]) == 0
+    assert "3.0 │    7.0 │    2.0 │" in capsys.readouterr().out
+    assert main(["report", "--out", out]) == 0
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    lines = text.partition("## In context against fine-tuned")[2].splitlines()
+    rows = [line.split(" | ")[1:5] for line in lines if line.startswith("| rewrite |")]
+    assert [row[:3] for row in rows] == [
+        ["base", "0.000", "7.000"],
+        ["base_1shot", "1.000", "7.000"],
+        ["base_3shot", "3.000", "7.000"],
+        ["gold", "0.000", "7.000"],
+    ]
+    # What stands in the prompt costs the adapters' tests nothing.
+    matrix = json.loads((tmp_path / "out" / "matrix.json").read_text())
+    assert (len(matrix["rows"]), matrix["settings"]["num_tests"]) == (3, 1)
+    cell = matrix["rows"]["gold"]["cells"]["rewrite"]
+    assert cell["p_adjusted"] == cell["p"]
