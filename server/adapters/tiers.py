@@ -352,6 +352,9 @@ class AdapterTiers:
                 resident = Resident(adapter, stored, now, now)
                 self._residents[name, version] = resident
                 self._tell(AdapterChange.LOADED, (name, version))
+            elif stored and not resident.stored:
+                # Published since it was read from elsewhere: it can make room from now on.
+                resident.stored = self.store.hold(name, version)
             resident.retired = False
             if pin:
                 self._pin(resident, True)

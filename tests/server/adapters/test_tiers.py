@@ -8,6 +8,7 @@ import pytest
 from server.adapters.artifact import ArtifactLimits
 from server.adapters.store import AdapterStore, Reference
 from server.adapters.tiers import AdapterTiers, TierLimits
+from server.errors import AdapterMemoryError
 from server.metrics import Metrics
 from server.models.loader import load_base
 from server.types import AdapterChange, AdapterEvent, BaseInfo, Tier
@@ -109,3 +110,22 @@ def _size(make: Make) -> int:
     tiers = make()
     tiers.prepare(Reference("other"))
     return tiers.stats().host_bytes
+
+
+def test_what_is_published_later_makes_room(
+    base: tuple[Path, BaseInfo], artifacts: list[Path], tmp_path: Path
+) -> None:
+    """A version read from elsewhere stays until it is unloaded; one that the store has can go."""
+    root = tmp_path / "store"
+    size = (artifacts[0] / "adapter_model.safetensors").stat().st_size
+    limits = TierLimits(ArtifactLimits(1 << 20, 64, size * 3 // 2), (artifacts[0].parent,))
+    root.mkdir()
+    publish(artifacts[2], root, "other")
+    tiers = AdapterTiers(base[1], AdapterStore(root), limits, Metrics(), lambda *_: None)
+    exact = tiers.load("task", str(artifacts[0]), pin=False)
+    with pytest.raises(AdapterMemoryError):
+        tiers.prepare(Reference("other"))
+    publish(artifacts[0], root, "task")
+    assert tiers.load("task", "", pin=False) == exact
+    tiers.prepare(Reference("other"))
+    assert [name for name, _ in tiers.residents()] == ["other"]
