@@ -153,17 +153,15 @@ class AdapterStore:
             return None
 
     def publish(self, artifact: Path, name: str) -> bool:
-        """Whether an artifact could be copied into the store, as `latest`. *Blocking.*
+        """Whether an artifact, which was read already, could be copied into the store, as `latest`.
 
-        Raises AdapterRefusedError if it does not verify.
+        *Blocking.* What keeps it out, such as a lock or a full disk, is logged.
         """
         if self.root is None:
             return False
         try:
             layout.publish(artifact, self.root, name)
-        except ArtifactError as error:
-            raise AdapterRefusedError(str(error)) from error
-        except OSError as error:
+        except (ArtifactError, OSError) as error:
             _LOG.warning("cannot publish %s: %s", name, error)
             return False
         return True

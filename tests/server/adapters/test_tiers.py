@@ -129,3 +129,17 @@ def test_what_is_published_later_makes_room(
     assert tiers.load("task", "", pin=False) == exact
     tiers.prepare(Reference("other"))
     assert [name for name, _ in tiers.residents()] == ["other"]
+
+
+def test_what_cannot_be_published_is_served_all_the_same(
+    base: tuple[Path, BaseInfo], artifacts: list[Path], tmp_path: Path
+) -> None:
+    """The name has moved by then: an error would say that it has not."""
+    (tmp_path / ".locks").symlink_to("/nowhere")
+    limits = TierLimits(ArtifactLimits(1 << 20, 64, 1 << 20), ())
+    tiers = AdapterTiers(base[1], AdapterStore(tmp_path), limits, Metrics(), lambda *_: None)
+    exact = tiers.load_fetched("task", artifacts[0], "https://host/task", pin=False)
+    assert tiers.current("task") == exact.selector
+    resident = tiers.resident("task", exact.selector)
+    assert resident is not None
+    assert not resident.stored
