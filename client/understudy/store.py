@@ -95,9 +95,11 @@ def publish(artifact: Path, store: Path, name: str) -> str:
             copy_folder(artifact, staging)
             version = version_of(verify(staging).content_hash)
             target = folder / version
+            judged = _inode(target)
             sound = _is_sound(target)
             with locks.held(name):
-                if not sound and target.is_dir():
+                # What another publisher has put there meanwhile was verified.
+                if not sound and judged is not None and _inode(target) == judged:
                     os.rename(target, damaged)
                 if not target.is_dir():
                     os.rename(staging, target)
@@ -241,6 +243,13 @@ def _is_sound(directory: Path) -> bool:
         # Also if it is removed meanwhile.
         return False
     return True
+
+
+def _inode(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _point(folder: Path, alias: str, version: str) -> None:

@@ -201,3 +201,29 @@ def test_symlinked_versions_are_not_served(adapter: Path, tmp_path: Path) -> Non
     version = store.publish(adapter, folder, "demo")
     (folder / "demo" / ("0" * 16)).symlink_to(adapter)
     assert store.versions(folder, "demo") == [version]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_sound_copy_of_another_publisher_stays(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    """Two publish the same: whoever comes second leaves the first one's copy where it is."""
+    root = tmp_path / "store"
+    version = artifact.read_manifest(adapter).content_hash[:16]  # type: ignore[union-attr]
+    if damaged:
+        store.publish(adapter, root, "demo")
+        (root / "demo" / version / artifact.TENSORS_FILE).write_bytes(b"x")
+    judge = store._is_sound
+    inodes = []
+
+    def beside(target: Path) -> bool:
+        found = judge(target)
+        monkeypatch.setattr(store, "_is_sound", judge)
+        store.publish(adapter, root, "demo")
+        inodes.append(target.stat().st_ino)
+        return found
+
+    monkeypatch.setattr(store, "_is_sound", beside)
+    assert store.publish(adapter, root, "demo") == version
+    assert (root / "demo" / version).stat().st_ino == inodes[0]
+    store.verify_version(root, "demo", version)
