@@ -170,7 +170,7 @@ def combine(
         "version": version,
         "recipe": recipe.name,
         "rank": rank,
-        "adapters": versions,
+        "adapters": [folder.parent.name + "@" + folder.name for folder in folders],
         "relative_difference_from_sum": difference,
         "notes": notes,
     }
@@ -179,6 +179,8 @@ def combine(
 def _find(store: Path, reference: str) -> Path:
     name, _, selector = reference.partition("@")
     check_name(name)
+    if not store.is_dir():
+        raise InputError(f"--store {str(store)!r}: no such directory")
     version = read_entry(store, name).resolve(selector)
     if version is None:
         raise InputError(f"adapter {reference!r} is not in the store {str(store)!r}")

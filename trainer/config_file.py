@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.config import TrainConfig
+from trainer.config import PromptTuningConfig, TrainConfig
 from trainer.errors import ConfigError
 
 # Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
@@ -87,12 +87,21 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:
     """The configuration in `data`. Raises ConfigError beginning with `where`."""
     try:
-        return TypeAdapter(TrainConfig).validate_python(data)
+        return TypeAdapter(TrainConfig).validate_python(_with_method(data))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         # An unknown key is the likely cause of a missing one.
         problems.sort(key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
         raise ConfigError(f"{where}: {_explain(problems[0], data)}") from error
+
+
+def _with_method(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`data` with the default `method.type`, unless a key there belongs to another method."""
+    method = data.get("method")
+    others = {field.name for field in dataclasses.fields(PromptTuningConfig)}
+    if not isinstance(method, dict) or others & method.keys():
+        return data
+    return {**data, "method": {"type": "lora", **method}}
 
 
 def json_schema() -> dict[str, Any]:

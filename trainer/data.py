@@ -55,7 +55,7 @@ def _read_file(path: Path) -> Iterator[Row]:
                 if not line.strip():
                     continue
                 try:
-                    fields = json.loads(line.decode("utf-8"), parse_constant=refuse)
+                    fields = json.loads(line.decode("utf-8").rstrip("\r\n"), parse_constant=refuse)
                 except UnicodeDecodeError as error:
                     raise DataError(f"{where}: not UTF-8 at byte {error.start}") from error
                 except json.JSONDecodeError as error:
