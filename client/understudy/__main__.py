@@ -94,7 +94,8 @@ def _one_line(error: UnderstudyError, server: str) -> str:
     message = " ".join(printable(line) for line in error.message.splitlines())
     if isinstance(error, _INPUT_ERRORS):
         return message
-    return f"{server}: {error.code.name}: {message}"
+    hint = "; is the server running there?" if "Failed to connect" in message else ""
+    return f"{server}: {error.code.name}: {message}{hint}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,20 +130,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands, [common, prompt])
 
     classify = commands.add_parser(
-        "classify", parents=[common, prompt], help="labels from an adapter that classifies"
+        "classify",
+        parents=[common, prompt],
+        help="labels from an adapter that classifies",
+        epilog='example: understudy classify --adapter mood "The food was cold."',
     )
     classify.add_argument("text", help="the text, - for stdin")
     classify.set_defaults(command=_commands.classify)
 
     tokenize = commands.add_parser(
-        "tokenize", parents=[common, prompt], help="show the tokens a request would run"
+        "tokenize",
+        parents=[common, prompt],
+        help="show the tokens a request would run",
+        epilog='example: understudy tokenize --adapter summary "some text"',
     )
     tokenize.add_argument("text", help="the text, - for stdin")
     tokenize.set_defaults(command=_commands.tokenize)
 
     _adapter_commands.add_commands(commands, common, _common(None))
 
-    info = commands.add_parser("info", parents=[common], help="show what the server holds")
+    info = commands.add_parser(
+        "info",
+        parents=[common],
+        help="show what the server holds",
+        epilog="example: understudy info --server gpu1:50051 --json",
+    )
     info.set_defaults(command=_commands.info)
 
     _store.add_commands(commands)

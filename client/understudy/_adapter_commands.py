@@ -12,6 +12,14 @@ from understudy.errors import DeadlineExceededError
 from understudy.types import AdapterChange, AdapterEvent, AdapterInfo, Tier
 
 _REFERENCE = "NAME, NAME@VERSION or NAME@ALIAS"
+_EXAMPLES = """\
+examples:
+  understudy adapters list --prefix sum
+  understudy adapters show summary@stable
+  understudy adapters load summary --pin
+  understudy adapters unload summary
+  understudy adapters alias summary latest 0123456789abcdef
+"""
 
 
 def add_commands(
@@ -21,7 +29,12 @@ def add_commands(
 ) -> None:
     """Adds `adapters` and `watch`. `common`: the options of every call; `endless`: the same for
     calls without a time limit of their own."""
-    adapters = commands.add_parser("adapters", help="what adapters a server has, and which it uses")
+    adapters = commands.add_parser(
+        "adapters",
+        help="what adapters a server has, and which it uses",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = adapters.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", parents=[common], help="list the adapters")
@@ -65,12 +78,15 @@ def add_commands(
     alias.add_argument("name")
     alias.add_argument("alias", help="such as latest or stable")
     target = alias.add_mutually_exclusive_group(required=True)
-    target.add_argument("version", nargs="?", default="")
+    target.add_argument("version", nargs="?", default="", help="a version, in full")
     target.add_argument("--remove", action="store_true", help="remove the alias")
     alias.set_defaults(command=set_alias)
 
     watch = commands.add_parser(
-        "watch", parents=[endless], help="show changes of adapters as they happen"
+        "watch",
+        parents=[endless],
+        help="show changes of adapters as they happen",
+        epilog="example: understudy watch --prefix sum",
     )
     _add_prefix(watch)
     watch.set_defaults(command=watch_adapters)
@@ -96,7 +112,8 @@ def list_adapters(client: Client, args: argparse.Namespace) -> None:
     rows = [
         (
             adapter.name,
-            adapter.version[:12],
+            adapter.version,
+            "yes" if adapter.current else "",
             adapter.method,
             adapter.tier + (", pinned" if adapter.pinned else ""),
             f"{adapter.size_bytes / 1024:.1f}",
@@ -105,7 +122,8 @@ def list_adapters(client: Client, args: argparse.Namespace) -> None:
         )
         for adapter in adapters
     ]
-    print_table(("name", "version", "method", "tier", "KiB", "leases", "aliases"), rows)
+    header = ("name", "version", "current", "method", "tier", "KiB", "leases", "aliases")
+    print_table(header, rows)
 
 
 def load_adapter(client: Client, args: argparse.Namespace) -> None:

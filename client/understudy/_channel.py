@@ -79,6 +79,9 @@ def open_aio_channel(address: str, config: ChannelConfig) -> grpc.aio.Channel:
 def _check_address(address: str) -> None:
     if not address or address.startswith(("http://", "https://", "grpc://", "grpcs://")):
         raise invalid_argument("address", f"{address!r} is not HOST:PORT; give it without a scheme")
+    if all(mark not in address for mark in ":/"):
+        # gRPC would take port 443.
+        raise invalid_argument("address", f"{address!r} is not HOST:PORT; the port is missing")
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:

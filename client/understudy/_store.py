@@ -157,7 +157,8 @@ def publish(args: argparse.Namespace) -> int:
     """Publishes an artifact and says which version it is."""
     if not args.artifact.is_dir():
         raise ArtifactError(f"{args.artifact}: no such directory")
-    name = args.name or (read_manifest(args.artifact) or _no_manifest()).name
+    manifest = read_manifest(args.artifact) or _no_manifest(args.artifact)
+    name = args.name or manifest.name
     version = layout.publish(args.artifact, _store(args, must_exist=False), name)
     if args.json:
         print_json({"name": name, "version": version})
@@ -228,7 +229,10 @@ def verify_versions(args: argparse.Namespace) -> int:
 def collect_garbage(args: argparse.Namespace) -> int:
     """Says of every version whether it stays, and why."""
     policy = garbage.Policy(args.keep, args.age)
-    verdicts = garbage.collect(_store(args), policy, name=args.name, dry_run=args.dry_run)
+    store = _store(args)
+    if args.name and not (store / check_name(args.name)).is_dir():
+        raise ArtifactError(f"the store has no adapter {args.name!r}")
+    verdicts = garbage.collect(store, policy, name=args.name, dry_run=args.dry_run)
     num_bytes = sum(verdict.size_bytes for verdict in verdicts if verdict.removed)
     if args.json:
         print_json(
@@ -269,9 +273,10 @@ def _resolve(store: Path, name: str, selector: str) -> str:
     return version
 
 
-def _no_manifest() -> Any:
+def _no_manifest(folder: Path) -> Any:
     raise ArtifactError(
-        f"holds no {MANIFEST_FILE}; give --name, and see `understudy.artifact.seal`"
+        f"{folder}: holds no {MANIFEST_FILE}; a run's is in its folder `adapter`; "
+        "`understudy.artifact.seal` gives one to an adapter from elsewhere"
     )
 
 

@@ -465,7 +465,9 @@ def verify(directory: Path) -> Manifest:
     """Re-hashes an artifact against its manifest. Raises ArtifactError naming what differs."""
     manifest = read_manifest(directory)
     if manifest is None:
-        raise ArtifactError(f"{directory.name}: holds no {MANIFEST_FILE}")
+        raise ArtifactError(
+            f"holds no {MANIFEST_FILE}" if directory.is_dir() else "no such directory"
+        )
     for name in (CONFIG_FILE, TENSORS_FILE):
         if name in manifest.files and not (directory / name).is_file():
             raise ArtifactError(f"{name}: missing")

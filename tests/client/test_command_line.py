@@ -294,6 +294,7 @@ def test_adapters(scripted: Any, run: Run) -> None:
         tier=types_pb.TIER_DEVICE,
         size_bytes=2048,
         aliases=["latest"],
+        current=True,
         warnings=["trained on int8"],
     )
     scripted.handlers |= {
@@ -308,7 +309,7 @@ def test_adapters(scripted: Any, run: Run) -> None:
     }
     code, out, _ = run("adapters", "list", "--prefix", "s", "--tier", "device")
     assert code == 0
-    row = ["summary", "0123456789ab", "lora", "device", "2.0", "0", "latest"]
+    row = ["summary", "0123456789abcdef", "yes", "lora", "device", "2.0", "0", "latest"]
     assert out.splitlines()[1].split() == row
     assert scripted.requests["ListAdapters"][0].tier == types_pb.TIER_DEVICE
     listed = json.loads(run("adapters", "list", "--json")[1])
@@ -380,6 +381,7 @@ def test_server_errors_are_one_line(
         (["generate", "--logit-bias", "7=a", "x"], "--logit-bias: 7=a is not a token id"),
         (["generate", "--samples", "many", "x"], "--samples"),
         (["generate", "--server", "http://h:1", "x"], "HOST:PORT"),
+        (["generate", "--server", "localhost", "x"], "the port is missing"),
         (["score", "context"], "continuation"),
         (["adapters"], "ACTION"),
         (["adapters", "list", "--tier", "moon"], "--tier"),
