@@ -55,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _examples(verb: str) -> str:
+    """Those of `verb` among all examples; a line that is indented further belongs to the last."""
+    lines: list[str] = []
+    for line in _EXAMPLES.splitlines()[1:]:
+        if line.startswith("      "):
+            lines[-1] += f"\n{line}"
+        else:
+            lines.append(line)
+    own = [line for line in lines if line.split()[3] == verb]
+    return "\n".join(["examples:", *own])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evalsuite",
@@ -69,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
                 name,
                 help=help,
                 description=f"{help[0].upper()}{help[1:]}.",
-                epilog=_EXAMPLES,
+                epilog=_examples(name),
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )

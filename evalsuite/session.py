@@ -121,7 +121,10 @@ async def replay(
     plan = read_plan(directory)
     if tasks is not None and not set(absolute(tasks)) <= set(plan.tasks):
         other = sorted(set(absolute(tasks)) - set(plan.tasks))
-        raise InputError(f"--tasks: the run in {directory} did not ask '{other[0]}'")
+        raise InputError(
+            f"--tasks: the run in {directory} did not ask '{other[0]}'; it asked "
+            f"{', '.join(plan.tasks)}"
+        )
     names = plan.tasks if tasks is None else absolute(tasks)
     loaded = load_tasks(names, plan.data_dir, plan.limit)
     models = plan.models or {}
@@ -203,6 +206,8 @@ def read_plan(directory: Path) -> Plan:
             raise ValueError("another format")
         return _PLAN.validate_python(fields)
     except OSError as error:
-        raise InputError(f"{path}: no run to read: {error.strerror}") from error
+        raise InputError(
+            f"{path}: no run to read: {error.strerror}; name its folder with --out, or run it"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the plan of a run") from error
