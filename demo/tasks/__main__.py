@@ -8,7 +8,7 @@ from demo.tasks import SPLITS, TASKS, Split, rows
 
 EXAMPLES = """examples:
   python -m demo.tasks --task support_summary --split train --num 2000 --seed 1 --out train.jsonl
-  python -m demo.tasks --all --out data/demo
+  python -m demo.tasks --all --out data
 """
 DEFAULT_NUM: dict[Split, int] = {"train": 3000, "validation": 200, "test": 300}
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", choices=sorted(TASKS))
-    what.add_argument("--all", action="store_true", help="every task and split, into a folder")
+    what.add_argument("--all", action="store_true", help="every task and split, into one folder")
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--num", type=int, help="rows (default: 3000 / 200 / 300)")
     parser.add_argument("--seed", type=int, default=1)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.num is not None and args.num < 1:
         parser.error(f"--num must be at least 1, got {args.num}")
     wanted = (
-        [(task, split, args.out / task / f"{split}.jsonl") for task in TASKS for split in SPLITS]
+        [(task, split, args.out / f"{task}.{split}.jsonl") for task in TASKS for split in SPLITS]
         if args.all
         else [(args.task, args.split, args.out)]
     )

@@ -80,7 +80,7 @@ def test_command_line_writes_every_split_as_jsonl(tmp_path: Path) -> None:
     assert main(["--all", "--num", "5", "--out", str(tmp_path)]) == 0
     for task in ALL:
         for split in SPLITS:
-            lines = (tmp_path / task / f"{split}.jsonl").read_text().splitlines()
+            lines = (tmp_path / f"{task}.{split}.jsonl").read_text().splitlines()
             made = [json.loads(line) for line in lines]
             assert len(made) == 5
             assert {"input", "completion", "template_id", "slots"} <= made[0].keys()
