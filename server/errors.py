@@ -37,6 +37,7 @@ class AdapterNotFoundError(ServerError):
     """No such adapter. `close` are the names nearest to the one asked for; `note` says more."""
 
     def __init__(self, name: str, close: tuple[str, ...] = (), note: str = "") -> None:
+        close = tuple(other for other in close if other != name)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         more = f"; {note}" if note else ""
         super().__init__(f"adapter {name[:200]!r} not found{more}{hint}")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from server.errors import StartupError
 from understudy.artifact import read_safetensors_header
@@ -107,6 +109,9 @@ def read_model(
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_threshold=int8_threshold
         )
+    if not sys.stderr.isatty():
+        # A progress bar in a log file is one endless line.
+        disable_progress_bar()
     with one_line(name, "its weights cannot be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
