@@ -20,6 +20,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "deploy/README.md",
+    "docs/adapters.md",
     "docs/operating.md",
     "docs/training.md",
     "docs/store.md",
