@@ -118,6 +118,8 @@ class PromptTemplate:
                 text.encode()
         except PromptError:
             raise
+        except UnicodeEncodeError as error:
+            raise PromptError("a text holds half a surrogate pair") from error
         except _FAULTS as error:
             raise PromptError(f"prompt template cannot be rendered: {error}") from error
         return text
