@@ -161,6 +161,8 @@ class BaseInfo:
     """Those whose checkpoints hold their weight as [in, out] (transformers' `Conv1D`)."""
     has_body: bool = True
     """Whether the model has final hidden states apart from its output head, for classifiers."""
+    tokenizer: object = None
+    """transformers' tokenizer of the base, for adapters that add tokens."""
     cache_shape: tuple[int, int, int] = (0, 0, 0)
     """(layers, heads of keys and values, head size): what a position's states are."""
 

@@ -5,6 +5,8 @@ A directory with PEFT's two files and our manifest:
     adapter_config.json         PEFT's configuration
     adapter_model.safetensors   the tensors
     understudy.json             the manifest (this module)
+    tokenizer.json, tokenizer_config.json
+                                of an adapter that adds tokens to the base's vocabulary
     run.json, evals/*.json      sidecars: facts of the run and scores, outside the content hash
 
 Token contract of trainer and server: a prompt's ids are `tokenizer(prompt)` with special tokens
@@ -20,7 +22,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -31,6 +33,14 @@ CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "understudy.json"
 MANIFEST_FORMAT = 1
+
+# Of an adapter that adds tokens: which ids they have, and what ends a text. Part of the content
+# hash where the manifest lists them.
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADDED_TOKEN_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+
+_HASHED_FILES = (CONFIG_FILE, TENSORS_FILE, *ADDED_TOKEN_FILES)
 
 # Adapter and alias names: one path component, lower case, so that look-alikes cannot differ.
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -43,6 +53,7 @@ MAX_HEADER_BYTES = 16 << 20
 # More digits than any integer of a configuration has: long ones take time by their square.
 _MAX_DIGITS = 40
 _MAX_DIMS = 16
+MAX_TOKENIZER_BYTES = 64 << 20
 
 # Keys of adapter_config.json that do not change the mathematics: where the base lay, who wrote it.
 _VOLATILE_CONFIG_KEYS = frozenset(
@@ -202,13 +213,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return parse_json_object(read_text(path), path.name)
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file of at most MAX_JSON_BYTES. Raises ArtifactError."""
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """A UTF-8 file of at most `max_bytes`. Raises ArtifactError."""
     try:
         with open_file(path) as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-        if len(data) > MAX_JSON_BYTES:
-            raise ArtifactError(f"{path.name}: larger than {MAX_JSON_BYTES} bytes")
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ArtifactError(f"{path.name}: larger than {max_bytes} bytes")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path.name}: not UTF-8: {error}") from error
@@ -348,7 +359,8 @@ def content_hash(directory: Path, manifest: Manifest) -> str:
     """The content hash of a version, in hex: what makes two adapters the same adapter.
 
     Covers adapter_config.json (keys sorted, without those that only say where the base lay), the
-    tensors, the prompt template and the base fields. Names, sidecars and times are outside.
+    tensors, the prompt template, the base fields, and the tokenizer's files that the manifest
+    lists. Names, sidecars and times are outside.
     """
     path = directory / TENSORS_FILE
     config = read_json_object(directory / CONFIG_FILE)
@@ -373,6 +385,7 @@ def content_hash_of(
         manifest.quantization,
         *([json.dumps(manifest.labels)] if manifest.labels else []),
         *_orders(config),
+        *(f"{n}\0{manifest.files[n]}" for n in ADDED_TOKEN_FILES if n in manifest.files),
     ):
         digest.update(hashlib.sha256(part.encode()).digest())
     _hash_tensors(digest, tensors)
@@ -433,15 +446,17 @@ def _blocks(file: BinaryIO, begin: int, end: int, block_bytes: int = 1 << 20) ->
         yield block
 
 
-def seal(directory: Path, manifest: Manifest) -> Manifest:
-    """Writes understudy.json for `directory`'s files and returns it with its hashes filled in."""
-    sealed = Manifest(
-        **{
-            **asdict(manifest),
-            "files": {name: sha256_file(directory / name) for name in (CONFIG_FILE, TENSORS_FILE)},
-            "content_hash": content_hash(directory, manifest),
-        }
-    )
+def seal(directory: Path, manifest: Manifest, *, adds_tokens: bool = False) -> Manifest:
+    """Writes understudy.json for `directory`'s files and returns it with its hashes filled in.
+
+    `adds_tokens`: the adapter adds tokens to the base's vocabulary, so that the tokenizer's files
+    beside it belong to it.
+    """
+    names = [CONFIG_FILE, TENSORS_FILE]
+    if adds_tokens:
+        names += [name for name in ADDED_TOKEN_FILES if (directory / name).is_file()]
+    listed = replace(manifest, files={name: sha256_file(directory / name) for name in names})
+    sealed = replace(listed, content_hash=content_hash(directory, listed))
     (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
     return sealed
 
@@ -468,15 +483,13 @@ def verify(directory: Path) -> Manifest:
         raise ArtifactError(
             f"holds no {MANIFEST_FILE}" if directory.is_dir() else "no such directory"
         )
-    for name in (CONFIG_FILE, TENSORS_FILE):
-        if name in manifest.files and not (directory / name).is_file():
+    listed = [name for name in _HASHED_FILES if name in manifest.files]
+    for name in listed:
+        if not (directory / name).is_file():
             raise ArtifactError(f"{name}: missing")
     # Its header is cheap to check, and a file that is none may have any size.
     read_safetensors_header(directory / TENSORS_FILE)
-    check_file_hashes(
-        manifest,
-        {n: sha256_file(directory / n) for n in (CONFIG_FILE, TENSORS_FILE) if n in manifest.files},
-    )
+    check_file_hashes(manifest, {name: sha256_file(directory / name) for name in listed})
     check_content_hash(manifest, content_hash(directory, manifest))
     return manifest
 
@@ -484,7 +497,7 @@ def verify(directory: Path) -> Manifest:
 def check_file_hashes(manifest: Manifest, found: Mapping[str, str]) -> None:
     """Raises ArtifactError unless the files have the sha256 of the manifest; `found` has them by
     name, in hex."""
-    unexpected = next((n for n in manifest.files if n not in (CONFIG_FILE, TENSORS_FILE)), None)
+    unexpected = next((n for n in manifest.files if n not in _HASHED_FILES), None)
     if unexpected is not None:
         raise ArtifactError(f"{MANIFEST_FILE}: unexpected file {shorten(unexpected)}")
     for name, expected in manifest.files.items():

@@ -15,6 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
+from server.adapters.added_tokens import (
+    check_resized,
+    max_tokenizer_bytes,
+    read_added_tokens,
+    resized,
+    vocabulary_size,
+    without_copies,
+)
 from server.adapters.classifier import take_classifier
 from server.adapters.ia3 import read_ia3
 from server.adapters.ln_tuning import read_ln_tuning
@@ -27,9 +35,12 @@ from server.adapters.weights import AdapterWeights
 from server.errors import AdapterMemoryError, AdapterRefusedError
 from server.types import BaseInfo
 from understudy.artifact import (
+    ADDED_TOKEN_FILES,
     CONFIG_FILE,
     MANIFEST_FILE,
+    MAX_JSON_BYTES,
     TENSORS_FILE,
+    TOKENIZER_FILE,
     ArtifactError,
     Manifest,
     check_content_hash,
@@ -132,8 +143,9 @@ def load_artifact(
     """
     try:
         check_name(name)
-        _check_files(directory, (root or directory).resolve())
-        return _load(directory, base, limits, name, breathe)
+        inside = (root or directory).resolve()
+        _check_files(directory, inside)
+        return _load(directory, inside, base, limits, name, breathe)
     except ArtifactError as error:
         raise AdapterRefusedError(str(error)) from error
     except OSError as error:
@@ -144,12 +156,7 @@ def _check_files(directory: Path, root: Path) -> None:
     if not directory.is_dir():
         raise AdapterRefusedError("source: no such directory")
     for file_name in (CONFIG_FILE, TENSORS_FILE, MANIFEST_FILE):
-        path = directory / file_name
-        # realpath, unlike Path.resolve, takes a link that leads to itself.
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-            raise AdapterRefusedError(f"{file_name}: a symbolic link leads outside of the folder")
-        if path.exists() and not path.is_file():
-            raise AdapterRefusedError(f"{file_name}: not a regular file")
+        _check_file(directory / file_name, root)
     if not (directory / TENSORS_FILE).exists():
         for pickle_name in _PICKLE_FILES:
             if (directory / pickle_name).exists():
@@ -162,8 +169,17 @@ def _check_files(directory: Path, root: Path) -> None:
         raise AdapterRefusedError(f"{CONFIG_FILE}: missing")
 
 
+def _check_file(path: Path, root: Path) -> None:
+    # realpath, unlike Path.resolve, takes a link that leads to itself.
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+        raise AdapterRefusedError(f"{path.name}: a symbolic link leads outside of the folder")
+    if path.exists() and not path.is_file():
+        raise AdapterRefusedError(f"{path.name}: not a regular file")
+
+
 def _load(
     directory: Path,
+    root: Path,
     base: BaseInfo,
     limits: ArtifactLimits,
     name: str,
@@ -191,19 +207,26 @@ def _load(
         pin_memory=base.device.startswith("cuda"),
         breathe=breathe,
     )
-    found_hash = content_hash_of(config, manifest, file.by_name())
+    num_tokens = vocabulary_size(file.tensors, base)
+    texts = {}
+    if num_tokens > base.vocab_size or sealed is not None:
+        adds_tokens = num_tokens > base.vocab_size
+        texts = _tokenizer_texts(directory, root, base, sealed, adds_tokens=adds_tokens)
+    hashes = {n: hashlib.sha256(text.encode()).hexdigest() for n, text in texts.items()}
+    found_hash = content_hash_of(config, replace(manifest, files=hashes), file.by_name())
     if sealed is not None:
         # Of the bytes that are used, whatever happens to the files meanwhile.
-        hashes = {
-            CONFIG_FILE: hashlib.sha256(config_text.encode()).hexdigest(),
-            TENSORS_FILE: file.sha256,
-        }
+        hashes[CONFIG_FILE] = hashlib.sha256(config_text.encode()).hexdigest()
+        hashes[TENSORS_FILE] = file.sha256
         check_file_hashes(replace(sealed, files=dict.fromkeys(hashes, "") | sealed.files), hashes)
         check_content_hash(sealed, found_hash)
-    tensors = file.tensors
     breathe()
-    weights = _labelled(read_weights(method, config, tensors, base), manifest)
+    weights = _labelled(read_weights(method, config, file.tensors, base), manifest)
     breathe()
+    if num_tokens > base.vocab_size:
+        vocabulary = read_added_tokens(texts, base, num_tokens)
+        weights = replace(weights, vocabulary=vocabulary)
+        breathe()
     _check_limits(weights, manifest, limits)
     return AdapterVersion(
         name=name,
@@ -215,7 +238,7 @@ def _load(
         directory=directory,
         base_fingerprint=sealed.base_fingerprint if sealed is not None else "",
         trained_quantization=manifest.quantization,
-        warnings=_warnings(sealed, base, name),
+        warnings=_warnings(sealed, base, name, weights),
     )
 
 
@@ -227,8 +250,40 @@ def read_weights(
     Raises AdapterRefusedError naming the key or tensor at fault.
     """
     config, tensors, classifier = take_classifier(config, tensors, base)
-    weights = READERS[method](config, tensors, base)
-    return weights if classifier is None else replace(weights, classifier=classifier)
+    num_tokens = vocabulary_size(tensors, base)
+    adds_tokens = num_tokens > base.vocab_size
+    if adds_tokens:
+        tensors = without_copies(tensors, base)
+    fitting = resized(base, num_tokens) if adds_tokens else base
+    weights = READERS[method](config, tensors, fitting)
+    if classifier is not None:
+        weights = replace(weights, classifier=classifier)
+    if adds_tokens:
+        check_resized(weights, base, num_tokens)
+    return weights
+
+
+def _tokenizer_texts(
+    directory: Path, root: Path, base: BaseInfo, sealed: Manifest | None, *, adds_tokens: bool
+) -> dict[str, str]:
+    """The tokenizer's files that belong to the adapter, by name: those that its manifest lists,
+    and those of a plain PEFT directory."""
+    texts = {}
+    for name in ADDED_TOKEN_FILES:
+        path = directory / name
+        if sealed is None and not os.path.lexists(path):
+            continue
+        if sealed is not None and name not in sealed.files:
+            if adds_tokens and os.path.lexists(path):
+                raise AdapterRefusedError(
+                    f"{name}: {MANIFEST_FILE} does not list it, and {TENSORS_FILE} adds tokens; "
+                    "seal the artifact with adds_tokens=True, or remove the file"
+                )
+            continue
+        _check_file(path, root)
+        most = max_tokenizer_bytes(base) if name == TOKENIZER_FILE else MAX_JSON_BYTES
+        texts[name] = read_text(path, most)
+    return texts
 
 
 def _labelled(weights: AdapterWeights, manifest: Manifest) -> AdapterWeights:
@@ -301,10 +356,19 @@ def _check_limits(weights: AdapterWeights, manifest: Manifest, limits: ArtifactL
             )
 
 
-def _warnings(sealed: Manifest | None, base: BaseInfo, name: str) -> tuple[str, ...]:
-    if sealed is None:
-        return (f"no {MANIFEST_FILE}: the base it was trained on could not be checked",)
+def _warnings(
+    sealed: Manifest | None, base: BaseInfo, name: str, weights: AdapterWeights
+) -> tuple[str, ...]:
     found: list[str] = []
+    vocabulary = weights.vocabulary
+    if vocabulary is not None and vocabulary.num_unnamed:
+        found.append(
+            f"{vocabulary.num_unnamed} of its {vocabulary.num_tokens - base.vocab_size} added "
+            f"tokens have no text in a {TOKENIZER_FILE} beside it: they go by their ids alone"
+        )
+    if sealed is None:
+        found.append(f"no {MANIFEST_FILE}: the base it was trained on could not be checked")
+        return tuple(found)
     if sealed.quantization != base.quantization:
         found.append(
             f"trained on a base quantized {sealed.quantization!r}, served on {base.quantization!r}"

@@ -30,11 +30,16 @@ from server.errors import (
     StartupError,
 )
 from understudy.artifact import (
+    ADDED_TOKEN_FILES,
     CONFIG_FILE,
     MANIFEST_FILE,
     MAX_JSON_BYTES,
+    MAX_TOKENIZER_BYTES,
     TENSORS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
     ArtifactError,
+    read_manifest,
 )
 from understudy.locks import StoreLocks
 from understudy.store import temporary
@@ -171,13 +176,17 @@ class RemoteSources:
             for file_name, max_bytes in (
                 (CONFIG_FILE, MAX_JSON_BYTES),
                 (MANIFEST_FILE, MAX_JSON_BYTES),
+                (TOKENIZER_FILE, MAX_TOKENIZER_BYTES),
+                (TOKENIZER_CONFIG_FILE, MAX_JSON_BYTES),
                 (TENSORS_FILE, self._limits.max_bytes),
             ):
+                if file_name in ADDED_TOKEN_FILES and not _belongs(file_name, folder):
+                    continue
                 try:
                     digest = self._copy(url, folder / file_name, max_bytes, deadline)
                 except FileNotFoundError:
-                    # A plain PEFT directory has no manifest.
-                    if file_name != MANIFEST_FILE:
+                    # A plain PEFT directory has no manifest; few adapters add tokens.
+                    if file_name in (CONFIG_FILE, TENSORS_FILE):
                         raise
         except ServerError:
             raise
@@ -245,6 +254,16 @@ class RemoteSources:
             return self._allows(_normalized(url.partition("?")[0]))
         except ValueError:
             return False
+
+
+def _belongs(file_name: str, folder: Path) -> bool:
+    """Whether a tokenizer's file is the adapter's: its manifest lists it, or there is none."""
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError:
+        # Whoever loads it says what is wrong.
+        return False
+    return manifest is None or file_name in manifest.files
 
 
 def _check_size(file_name: str, size: int, max_bytes: int) -> None:

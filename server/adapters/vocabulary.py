@@ -177,11 +177,6 @@ def _take(
     weight = tensors.pop(name)
     assert base.embedding is not None
     shape = base.embedding.shape if path == base.embedding.path else base.linear_shapes[path]
-    if weight.dim() == 2 and weight.shape[0] > shape[0] and weight.shape[1] == shape[1]:
-        raise AdapterRefusedError(
-            f"{TENSORS}: tensor {name!r} has {weight.shape[0]} rows, the base {shape[0]}: added "
-            "vocabulary is not served; train tokens that the base has (trainable_token_indices)"
-        )
     check_tensor(name, weight, shape)
     check_fits(name, weight, base.dtype)
     return weight

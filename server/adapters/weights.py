@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,28 @@ class Classifier:
     """Names of the rows."""
 
 
+@dataclass(frozen=True, eq=False)
+class AddedVocabulary:
+    """The base's tokens and more behind them, for which embeddings and head have rows."""
+
+    num_tokens: int
+    """The base's included."""
+    num_unnamed: int
+    """Added rows that are no token of the tokenizer."""
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: frozenset[int]
+    """Added tokens that end a text."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        # As the base's own: cleaning up would change text that a stream has sent already.
+        text = self.tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text
+
+
 @dataclass(frozen=True)
 class AdapterWeights:
     """An adapter, read and checked against the base."""
@@ -116,6 +139,8 @@ class AdapterWeights:
     are turned by no RoPE. Not beside `prompt`."""
     classifier: Classifier | None = None
     """The adapter classifies, and generates nothing."""
+    vocabulary: AddedVocabulary | None = None
+    """Where tokens were added to the base's."""
 
     @cached_property
     def rank(self) -> int:

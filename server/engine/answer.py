@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.adapters.weights import AdapterWeights
+from server.adapters.weights import AdapterWeights, AddedVocabulary
 from server.engine.sequence import Sequence
 from server.types import Classified, Finished, Request, Scored, Usage
 
@@ -42,6 +42,12 @@ def virtual_tokens(request: Request) -> tuple[int, int]:
     weights = request.lease.weights
     num_given = weights.num_given if isinstance(weights, AdapterWeights) else 0
     return request.lease.num_virtual_tokens, num_given
+
+
+def added_vocabulary(request: Request) -> AddedVocabulary | None:
+    """The request's vocabulary, where its adapter adds tokens to the base's."""
+    weights = request.lease.weights if request.lease is not None else None
+    return weights.vocabulary if isinstance(weights, AdapterWeights) else None
 
 
 class Answer(Protocol):

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 import torch
 
 from server.config import EngineConfig
-from server.engine.answer import Answer, Progress
+from server.engine.answer import Answer, Progress, added_vocabulary
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
 from server.engine.classification import Classification
@@ -251,16 +251,18 @@ class EngineCore:
             return Classification(request, progress)
         if request.continuations:
             return Scoring(request, progress)
+        own, eos_token_ids = added_vocabulary(request), self._base.eos_token_ids
         return Generation(
             request,
             progress,
             max_context=self.max_context,
-            eos_token_ids=self._base.eos_token_ids,
-            decode=self._base.decode,
+            eos_token_ids=eos_token_ids if own is None else eos_token_ids | own.eos_token_ids,
+            decode=self._base.decode if own is None else own.decode,
         )
 
     def _postprocess(self, batch: Batch, logits: torch.Tensor, states: torch.Tensor) -> None:
-        drawn: list[tuple[int, Sample]] = []
+        # By the size of the vocabulary: where adapters add tokens, rows differ in it.
+        drawn: dict[int, list[tuple[int, Sample]]] = {}
         forks: list[tuple[Sequence, Generation]] = []
         row = num_states = 0
         for chunk in batch.chunks:
@@ -268,6 +270,8 @@ class EngineCore:
             first, row = row, row + count
             num_states += chunk.num_state_rows
             sequence, answer = chunk.sequence, chunk.sequence.answer
+            own = added_vocabulary(answer.request)
+            size = self._base.info.vocab_size if own is None else own.num_tokens
             if not self._book.is_open(answer):
                 # A score that failed at another of its continuations in this very step.
                 continue
@@ -275,7 +279,7 @@ class EngineCore:
             self._prefixes.keep(chunk)
             if isinstance(answer, Scoring):
                 if count:
-                    self._score(answer, sequence, logits[first:row])
+                    self._score(answer, sequence, _columns(logits[first:row], size))
                 elif answer.is_context(sequence) and sequence.num_remaining == 0:
                     self._scheduler.fork(sequence, answer.continuations())
             elif isinstance(answer, Classification):
@@ -283,20 +287,18 @@ class EngineCore:
                     self._classify(answer, sequence, states[num_states - 1 : num_states])
             elif isinstance(answer, Generation) and count:
                 is_end = sequence.num_remaining == 0
-                prompt = logits[first : row - is_end]
+                prompt = _columns(logits[first : row - is_end], size)
                 if len(prompt) and not answer.accept_prompt(sequence, prompt):
                     self._book.fail(answer, _not_finite(answer.request))
                 elif is_end:
                     samples = answer.samples_of(sequence)
-                    drawn += [(row - 1, sample) for sample in samples]
+                    drawn.setdefault(size, []).extend((row - 1, sample) for sample in samples)
                     if len(samples) > 1:
                         forks.append((sequence, answer))
-        if drawn:
-            rows = [row for row, _ in drawn]
-            self._generate(
-                [sample for _, sample in drawn],
-                logits if rows == list(range(len(logits))) else logits[rows],
-            )
+        for size, entries in drawn.items():
+            rows = [row for row, _ in entries]
+            own_rows = logits if rows == list(range(len(logits))) else logits[rows]
+            self._generate([sample for _, sample in entries], _columns(own_rows, size))
         for sequence, answer in forks:
             if self._book.is_open(answer):
                 self._scheduler.fork(sequence, answer.fork())
@@ -352,6 +354,11 @@ class EngineCore:
         # Another sequence of the same request may have failed just before.
         if self._book.is_open(sequence.answer):
             self._book.fail(sequence.answer, error)
+
+
+def _columns(logits: torch.Tensor, size: int) -> torch.Tensor:
+    """The first columns, laid out as if there were no others."""
+    return logits if logits.shape[1] == size else logits[:, :size].contiguous()
 
 
 def _not_finite(request: Request) -> ServerError:

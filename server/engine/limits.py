@@ -2,6 +2,7 @@
 
 from server.adapters.weights import AdapterWeights
 from server.config import EngineConfig
+from server.engine.answer import added_vocabulary
 from server.errors import InvalidRequestError
 from server.types import BaseInfo, Request
 from understudy.artifact import BASE_NAME
@@ -17,9 +18,17 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
     prompt = request.prompt_token_ids
     if not prompt:
         raise InvalidRequestError("input", "the prompt has no tokens")
-    _check_ids("input", prompt, base)
+    own = added_vocabulary(request)
+    vocab_size = base.vocab_size if own is None else own.num_tokens
+    if own is not None and request.constraint is not None:
+        raise InvalidRequestError(
+            "structured_output",
+            f"adapter {request_label(request)!r} adds tokens to the vocabulary, and grammars know "
+            "the base's alone; leave one of them out",
+        )
+    _check_ids("input", prompt, vocab_size)
     highest = max((token_id for token_id, _ in request.sampling.logit_bias), default=0)
-    _check_ids(f"sampling.logit_bias[{highest}]", (highest,), base)
+    _check_ids(f"sampling.logit_bias[{highest}]", (highest,), vocab_size)
     _check_kind(request)
     num_virtual = 0
     if request.lease is not None:
@@ -38,7 +47,7 @@ def check_request(request: Request, base: BaseInfo, config: EngineConfig, max_co
         )
     for i, continuation in enumerate(request.continuations):
         field = f"continuations[{i}]"
-        _check_ids(field, continuation, base)
+        _check_ids(field, continuation, vocab_size)
         # The last token is predicted, never computed.
         if total + len(continuation) - 1 > max_context:
             raise InvalidRequestError(
@@ -70,9 +79,9 @@ def _check_kind(request: Request) -> None:
         )
 
 
-def _check_ids(field: str, token_ids: tuple[int, ...], base: BaseInfo) -> None:
-    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < base.vocab_size:
-        wrong = next(i for i in token_ids if not 0 <= i < base.vocab_size)
+def _check_ids(field: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+        wrong = next(i for i in token_ids if not 0 <= i < vocab_size)
         raise InvalidRequestError(
-            field, f"token id {wrong} is outside the vocabulary of {base.vocab_size}"
+            field, f"token id {wrong} is outside the vocabulary of {vocab_size}"
         )

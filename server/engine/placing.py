@@ -6,17 +6,22 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from server.adapters.weights import (
     AdapterWeights,
     EmbeddingChange,
     LinearChange,
     LowRank,
+    Replacement,
     tensors_of,
 )
 from server.kernels import Affine, Changes, Detour, EmbeddingTable, LoraGroup, Norm, describe
 from server.models.decoder import Decoder
 from server.models.layers import LinearGroup
+
+# What added tokens are padded to in the output head.
+_WIDTH_MULTIPLE = 64
 
 Key = tuple[str, str]
 """(name, version) of an adapter."""
@@ -67,6 +72,8 @@ class Placer:
         scale and a shift of a whole group's outputs where one of its linears has any. Norms and
         the classifier are in float32, token ids in 8 bytes."""
         count = sum(tensor.numel() for tensor in tensors_of(weights))
+        if weights.vocabulary is not None:
+            count += _WIDTH_MULTIPLE * (self._embedding.weight.shape[1] + 1)
         for group in self._groups:
             changes = (weights.linears.get(name) for name in group.names)
             if any(change is not None and _is_more_than_low_rank(change) for change in changes):
@@ -184,9 +191,7 @@ class Placer:
         found = []
         for columns, change in members:
             if change.replacement is not None:
-                weight, bias = change.replacement.weight, change.replacement.bias
-                own_bias = None if bias is None else self._to_device(bias)
-                found.append(Detour(columns, None, self._to_device(weight), own_bias))
+                found.append(self._replaced(columns, change.replacement))
             elif change.rows is not None:
                 token_ids = change.rows.token_ids.to(self._device)
                 weight = self._to_device(change.rows.weight)
@@ -194,6 +199,19 @@ class Placer:
             elif change.input_scale is not None and not skip_inputs:
                 found.append(Detour(columns, self._to_device(change.input_scale)))
         return tuple(found)
+
+    def _replaced(self, columns: slice, replacement: Replacement) -> Detour:
+        weight, bias = self._to_device(replacement.weight), replacement.bias
+        own_bias = None if bias is None else self._to_device(bias)
+        num_added = len(weight) - (columns.stop - columns.start)
+        if num_added:
+            # Elementwise work on the logits runs in full vectors, as on the base's own: whose
+            # last bits must not depend on their place in one.
+            padding = -num_added % _WIDTH_MULTIPLE
+            weight = F.pad(weight, (0, 0, 0, padding))
+            own_bias = None if own_bias is None else F.pad(own_bias, (0, padding))
+            columns = slice(columns.start, columns.start + len(weight))
+        return Detour(columns, None, weight, own_bias)
 
     def _norm_changes(self, weights: AdapterWeights) -> dict[int, Norm]:
         found = {}

@@ -26,7 +26,8 @@ class Runner:
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
     def run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [num_logit_rows, vocabulary] and final hidden states [num_state_rows, hidden], in
+        """Logits [num_logit_rows, vocabulary, or more where an adapter adds tokens: columns behind
+        a row's own vocabulary mean nothing] and final hidden states [num_state_rows, hidden], in
         the order of the batch's chunks."""
         self._cache.flush()
         context, head = self._base.decoder.context, self._base.decoder.head_context

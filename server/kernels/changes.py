@@ -32,7 +32,8 @@ class Detour:
     `bias`, or by the base's from `input_scale * x` where its siblings see x itself."""
 
     columns: slice | torch.Tensor
-    """Of the group's output: side by side, or their indices."""
+    """Of the group's output: side by side, or their indices. The output head's may lie behind the
+    base's: tokens that the adapter adds."""
     input_scale: torch.Tensor | None = None
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
@@ -105,6 +106,18 @@ class ChangeStep:
             return x
         return x * affine.input_scale[self.index].view(x.shape)
 
+    def width(self, group: int) -> int:
+        """Columns that the detours of the group fill, at least."""
+        return max(
+            (
+                detour.columns.stop
+                for _, changes in self.runs
+                for detour in changes.detours.get(group, ())
+                if isinstance(detour.columns, slice)
+            ),
+            default=0,
+        )
+
     def apply(
         self,
         group: int,
@@ -112,8 +125,8 @@ class ChangeStep:
         out: torch.Tensor,
         product: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
-        """Changes the group's output `out` [T, sum of out] in place. `x` [T, in] is the input of
-        the base's `product`, [n, in] to [n, sum of out]."""
+        """Changes the group's output `out` [T, sum of out, or more: `width`] in place. `x` [T, in]
+        is the input of the base's `product`, [n, in] to [n, sum of out]."""
         for rows, changes in self.runs:
             for detour in changes.detours.get(group, ()):
                 out[rows, detour.columns] = self._detour(detour, x[rows], product)
@@ -121,9 +134,9 @@ class ChangeStep:
         if affine is None:
             return
         if affine.scale is not None:
-            out.mul_(affine.scale[self.index])
+            out[:, : affine.scale.shape[1]].mul_(affine.scale[self.index])
         if affine.shift is not None:
-            out.add_(affine.shift[self.index])
+            out[:, : affine.shift.shape[1]].add_(affine.shift[self.index])
 
     def _detour(
         self, detour: Detour, x: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]

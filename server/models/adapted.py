@@ -94,9 +94,13 @@ class AdaptedEmbedding:
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         """[T] to [T, hidden]."""
-        states: torch.Tensor = self.module(token_ids)
-        if self._context.changes is not None:
-            self._context.changes.embed(token_ids, states)
+        changes = self._context.changes
+        if changes is None:
+            plain: torch.Tensor = self.module(token_ids)
+            return plain
+        # Of the tokens that adapters add, the base knows none.
+        states: torch.Tensor = self.module(token_ids.clamp(max=len(self.weight) - 1))
+        changes.embed(token_ids, states)
         return states
 
 

@@ -75,7 +75,8 @@ class Decoder:
         embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         state_rows: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [len(rows), vocabulary] of the given rows, and the hidden states
+        """Logits [len(rows), vocabulary, or more: the largest that an adapter of the step has] of
+        the given rows, and the hidden states
         [len(state_rows), hidden] that leave the model's body at others.
 
         `token_ids` and `positions` are [T]. `embeddings` is (rows, [rows, hidden]): input

@@ -1,6 +1,7 @@
 """Our linears: the base product with what each row's own adapter changes in it."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from server.kernels import AttentionStep, ChangeStep, LoraStep, apply_lora
@@ -83,6 +84,10 @@ class LinearGroup:
         if lora is not None:
             apply_lora(lora, self.index, x.view(-1, x.shape[-1]), rows)
         if changes is not None:
+            extra = changes.width(self.index) - rows.shape[1]
+            if extra > 0:
+                out = F.pad(out, (0, extra))
+                rows = out.view(-1, out.shape[-1])
             changes.apply(self.index, given.view(-1, x.shape[-1]), rows, self.weight)
         return out
 

@@ -135,6 +135,7 @@ def load_base(
         int8_threshold=threshold if quantization == "int8" else 0.0,
         deterministic=deterministic,
         has_body=decoder.has_body,
+        tokenizer=tokenizer,
         cache_shape=(shape.num_layers, shape.num_kv_heads, shape.head_dim),
         linear_shapes={
             name: (columns.stop - columns.start, group.in_features)

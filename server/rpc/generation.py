@@ -63,8 +63,8 @@ class GenerationServer(GenerationServiceServicer):
         draft = self._draft(wanted, stream=True)
         remaining_s = context.time_remaining()
         clock = TokenClock(self.metrics)
-        token_text = self.encoder.token_text
         async with self.admission.run(draft.adapter, remaining_s, draft.work) as running:
+            token_text = self.encoder.of(running.lease).token_text
             yield pb.GenerateStreamResponse(
                 started=pb.StreamStarted(
                     request_id=request_id,
@@ -114,8 +114,9 @@ class GenerationServer(GenerationServiceServicer):
 
         async def work(lease: AnyLease | None) -> Work:
             template = lease.template if lease is not None else None
-            prompt = await self.encoder.encode(request.input, template)
-            context_ids, continuations = await self.encoder.encode_continuations(
+            encoder = self.encoder.of(lease)
+            prompt = await encoder.encode(request.input, template)
+            context_ids, continuations = await encoder.encode_continuations(
                 prompt, request.continuations
             )
             sampling, stopping = _NO_DRAW
@@ -131,12 +132,13 @@ class GenerationServer(GenerationServiceServicer):
         async with self.admission.run(request.adapter, context.time_remaining(), work) as running:
             event = await running.result()
             assert isinstance(event, Scored)
+            token_text = self.encoder.of(running.lease).token_text
             return pb.ScoreResponse(
                 request_id=request_id,
                 adapter=convert.adapter_ref(running.lease),
                 scores=[
                     convert.continuation_score(
-                        score, self.encoder.token_text, token_logprobs=request.token_logprobs
+                        score, token_text, token_logprobs=request.token_logprobs
                     )
                     for score in event.scores
                 ],
@@ -150,7 +152,7 @@ class GenerationServer(GenerationServiceServicer):
 
         async def work(lease: AnyLease | None) -> Work:
             template = lease.template if lease is not None else None
-            prompt = await self.encoder.encode(request.input, template)
+            prompt = await self.encoder.of(lease).encode(request.input, template)
             sampling, stopping = _NO_DRAW
             return Work(
                 prompt_token_ids=prompt.token_ids,
@@ -175,10 +177,11 @@ class GenerationServer(GenerationServiceServicer):
         """The token ids that a request with this input would run."""
         async with self.admission.lease(request.adapter) as lease:
             template = lease.template if lease is not None else None
-            prompt = await self.encoder.encode(request.input, template)
+            encoder = self.encoder.of(lease)
+            prompt = await encoder.encode(request.input, template)
         return pb.TokenizeResponse(
             token_ids=prompt.token_ids,
-            tokens=await self.encoder.token_texts(prompt.token_ids),
+            tokens=await encoder.token_texts(prompt.token_ids),
             prompt=prompt.text or "",
         )
 
@@ -219,7 +222,8 @@ class GenerationServer(GenerationServiceServicer):
         async with self.admission.run(draft.adapter, time_remaining_s, draft.work) as running:
             event = await running.result()
             assert isinstance(event, Finished)
-            adapter, token_text = convert.adapter_ref(running.lease), self.encoder.token_text
+            adapter = convert.adapter_ref(running.lease)
+            token_text = self.encoder.of(running.lease).token_text
             return await beside(
                 convert.num_logprobs(event),
                 lambda: pb.GenerateResponse(
@@ -272,7 +276,7 @@ class _Draft:
 
     async def work(self, lease: AnyLease | None) -> Work:
         template = lease.template if lease is not None else None
-        prompt = await self.encoder.encode(self.request.input, template)
+        prompt = await self.encoder.of(lease).encode(self.request.input, template)
         constraint = None
         if self.grammar is not None:
             constraint = await self.constraints.acquire(self.grammar)

@@ -9,11 +9,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from server.adapters.weights import AdapterWeights, AddedVocabulary
 from server.errors import InvalidRequestError
+from server.types import Lease
 from understudy.prompt import PromptError, PromptTemplate
 from understudy.v1 import generation_service_pb2, types_pb2
 
@@ -44,9 +47,22 @@ class PromptEncoder:
         self._vocab_size = vocab_size
         self._max_context_tokens = max_context_tokens
         self._token_texts: dict[int, str] = {}
+        self._others: WeakKeyDictionary[AddedVocabulary, PromptEncoder] = WeakKeyDictionary()
         anchor: list[int] = tokenizer.encode("a", add_special_tokens=False)
         self._anchor = anchor[-1:]
         self._anchor_text = self._decode(self._anchor)
+
+    def of(self, lease: Lease | None) -> "PromptEncoder":
+        """The encoder of an adapter's vocabulary: this one, unless it adds tokens."""
+        weights = lease.weights if lease is not None else None
+        own = weights.vocabulary if isinstance(weights, AdapterWeights) else None
+        if own is None:
+            return self
+        found = self._others.get(own)
+        if found is None:
+            found = PromptEncoder(own.tokenizer, own.num_tokens, self._max_context_tokens)
+            self._others[own] = found
+        return found
 
     async def encode(
         self, message: types_pb2.Input, template: PromptTemplate | None, field: str = "input"

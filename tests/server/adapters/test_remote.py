@@ -25,7 +25,14 @@ from server.errors import (
     SourceUnavailableError,
     StartupError,
 )
-from understudy.artifact import CONFIG_FILE, MANIFEST_FILE, TENSORS_FILE
+from understudy.artifact import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+)
 from understudy.locks import StoreLocks
 
 FILES = {CONFIG_FILE: b'{"r": 1}', MANIFEST_FILE: b'{"format": 1}', TENSORS_FILE: b"tensors" * 999}
@@ -130,6 +137,29 @@ def test_only_the_three_files_are_fetched(site: Site, sources: RemoteSources) ->
 def test_a_plain_peft_folder_has_no_manifest(site: Site, sources: RemoteSources) -> None:
     del site.answers[f"/ok/adapter/{MANIFEST_FILE}"]
     assert set(fetch(sources, f"{site.url}/ok/adapter/")) == {CONFIG_FILE, TENSORS_FILE}
+
+
+def test_a_tokenizer_comes_where_it_belongs_to_the_adapter(
+    site: Site, sources: RemoteSources
+) -> None:
+    manifest = Manifest(
+        name="mine",
+        method="lora",
+        base_fingerprint="f",
+        base_name="b",
+        base_architecture="a",
+        quantization="nf4",
+        files=dict.fromkeys((CONFIG_FILE, TENSORS_FILE, TOKENIZER_FILE), "0"),
+        content_hash="0",
+    )
+    text = {TOKENIZER_FILE: b"{}", TOKENIZER_CONFIG_FILE: b"[]"}
+    site.put("ok/added", FILES | text | {MANIFEST_FILE: manifest.to_json().encode()})
+    listed = fetch(sources, f"{site.url}/ok/added")
+    assert listed.keys() == {*FILES, TOKENIZER_FILE}
+    # PEFT's directory alone.
+    del site.answers[f"/ok/added/{MANIFEST_FILE}"]
+    plain = fetch(sources, f"{site.url}/ok/added")
+    assert plain.keys() == {CONFIG_FILE, TENSORS_FILE, *text}
 
 
 def test_the_sha256_of_the_tensors(site: Site, sources: RemoteSources) -> None:

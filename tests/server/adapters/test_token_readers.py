@@ -135,7 +135,7 @@ def test_refusals(untied: Case, tied: Case) -> None:
     tensors[f"{_E}.weight"] = torch.zeros(320, 64)
     assert "modules_to_save, and some of its tokens" in refused(modules_to_save=["embed_tokens"])
     tensors[f"{_E}.weight"] = torch.zeros(321, 64)
-    assert "has 321 rows, the base 320: added vocabulary is not served" in refused()
+    assert "has shape [321, 64], the base needs [320, 64]" in refused()
     del tensors[f"{_E}.weight"]
     tensors[f"{_E}{_DELTA}"][0, 0] = float("nan")
     assert "NaN or infinity" in refused()

@@ -29,9 +29,10 @@ def load(
     adapter: Path | None,
     int8_threshold: float = 6.0,
     num_labels: int | None = None,
+    num_tokens: int | None = None,
 ) -> torch.nn.Module:
     """The base as the trainer and PEFT's users load it, in float32; with `num_labels` to
-    classify."""
+    classify, resized to `num_tokens`."""
     options: dict[str, Any] = {}
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -51,6 +52,8 @@ def load(
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+    if num_tokens is not None:
+        model.resize_token_embeddings(num_tokens)
     if adapter is not None:
         with warnings.catch_warnings():
             # PEFT warns of norms, and of embeddings that are tied.
