@@ -173,6 +173,33 @@ def test_files_that_are_no_tokenizer(base: Path, added: Path, info: BaseInfo) ->
     assert "a symbolic link leads outside" in refusal(added, info)
 
 
+def test_rules_that_are_there_twice(base: Path, added: Path, info: BaseInfo) -> None:
+    path = added / TOKENIZER_FILE
+    sound = path.read_text()
+    for extra, reason in (
+        ('"model": {}, ', "duplicate key 'model'"),
+        ('"other": {', "not valid JSON"),
+        ('"other": "', "not valid JSON"),
+    ):
+        path.write_text(sound.replace('"added_tokens"', f'{extra}"added_tokens"', 1))
+        seal_added(base, added, "mine", lora_config())
+        assert reason in refusal(added, info)
+
+
+def test_a_tokenizer_written_otherwise(base: Path, added: Path, info: BaseInfo) -> None:
+    version = load(added, info).version
+
+    def older(data: dict[str, Any]) -> None:
+        data["model"]["merges"] = [" ".join(merge) for merge in data["model"]["merges"]]
+        del data["model"]["dropout"], data["normalizer"]
+
+    change_tokenizer(base, added, older)
+    adapter = load(added, info)
+    assert adapter.version != version
+    assert adapter.weights.vocabulary is not None
+    assert adapter.weights.vocabulary.num_unnamed == 0
+
+
 def test_hashes_cover_the_tokenizer(added: Path, info: BaseInfo) -> None:
     path = added / TOKENIZER_FILE
     path.write_text(path.read_text().replace("zebra", "tiger"))
