@@ -28,6 +28,7 @@ from server.types import (
     Tier,
     unobserved,
 )
+from understudy.artifact import MANIFEST_FILE
 from understudy.store import LATEST
 
 Key = tuple[str, str]
@@ -148,23 +149,32 @@ class AdapterTiers:
         return exact
 
     def load_fetched(self, name: str, directory: Path, source: str, pin: bool) -> Reference:
-        """Loads what was fetched from `source`, then publishes it if it can. *Blocking.*
+        """Loads what was fetched from `source`. *Blocking.*
 
-        Without a manifest, or a store that can be written, it stays in memory only. `directory` may
-        go afterwards. Raises AdapterRefusedError, AdapterMemoryError.
+        `directory` may go afterwards; `keep_fetched` puts it into the store. Raises
+        AdapterRefusedError, AdapterMemoryError.
         """
         adapter = self._load(directory, name, None, source.split("://", 1)[0])
         if adapter.manifest_json and self.store.root is not None:
             adapter = replace(adapter, directory=self.store.root / name / adapter.version)
         self._install(adapter, None, pin=pin, follow=False)
-        exact = Reference(name, adapter.version)
-        if adapter.manifest_json and self.store.publish(directory, name):
-            with self._lock:
-                resident = self._residents.get((name, adapter.version))
-                if resident is not None and not resident.stored:
-                    resident.stored = self.store.hold(name, adapter.version)
-                self._names.follow(name, adapter.version)
-        return exact
+        return Reference(name, adapter.version)
+
+    def keep_fetched(self, exact: Reference, directory: Path) -> None:
+        """Publishes what `load_fetched` loaded, if it can. *Blocking*, and may wait for others who
+        write to the store.
+
+        Without a manifest, or a store that can be written, it stays in memory only.
+        """
+        sealed = (directory / MANIFEST_FILE).is_file()
+        if not sealed or not self.store.publish(directory, exact.name):
+            return
+        key = exact.name, exact.selector
+        with self._lock:
+            resident = self._residents.get(key)
+            if resident is not None and not resident.stored:
+                resident.stored = self.store.hold(*key)
+            self._names.follow(*key)
 
     def unload(self, reference: Reference) -> int:
         """Takes a version out of service; returns how many requests still hold it. *Blocking.*

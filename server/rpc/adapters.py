@@ -161,7 +161,10 @@ class AdapterServer(AdapterServiceServicer):
     def _fetch(self, name: str, source: str, pin: bool) -> Reference:
         with self.remote.fetched(name, source) as directory:
             load = self.loader.submit(self.tiers.load_fetched, name, directory, source, pin)
-            return load.result()
+            exact = load.result()
+            # Not on the loader: whoever waits for an adapter would wait for the disk too.
+            self.tiers.keep_fetched(exact, directory)
+            return exact
 
     async def _load(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.loader, work)

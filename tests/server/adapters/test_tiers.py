@@ -139,6 +139,7 @@ def test_what_cannot_be_published_is_served_all_the_same(
     limits = TierLimits(ArtifactLimits(1 << 20, 64, 1 << 20), ())
     tiers = AdapterTiers(base[1], AdapterStore(tmp_path), limits, Metrics(), lambda *_: None)
     exact = tiers.load_fetched("task", artifacts[0], "https://host/task", pin=False)
+    tiers.keep_fetched(exact, artifacts[0])
     assert tiers.current("task") == exact.selector
     resident = tiers.resident("task", exact.selector)
     assert resident is not None
