@@ -40,7 +40,10 @@ def parse_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], 
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_then_stop)
             patch.setattr(sys, "argv", [module, *arguments])
             # A test that imported the program before must not make runpy warn.
-            patch.delitem(sys.modules, f"{module}.__main__", raising=False)
+            for name in (module, f"{module}.__main__"):
+                # A package stays: what it holds was imported from it.
+                if not hasattr(sys.modules.get(name), "__path__"):
+                    patch.delitem(sys.modules, name, raising=False)
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             except _ParsedError:

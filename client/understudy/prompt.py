@@ -119,7 +119,7 @@ class PromptTemplate:
         except PromptError:
             raise
         except UnicodeEncodeError as error:
-            raise PromptError("a text holds half a surrogate pair") from error
+            raise PromptError("prompt template: a text holds half a surrogate pair") from error
         except _FAULTS as error:
             raise PromptError(f"prompt template cannot be rendered: {error}") from error
         return text

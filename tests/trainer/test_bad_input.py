@@ -61,7 +61,11 @@ ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
     ("missing completion", [{"input": "a", "answer": "b"}], ":1: column 'completion' is missing"),
     ("empty completion", [{"input": "a", "completion": " \n"}], ":1: the completion is empty"),
     ("null", [{"input": None, "completion": "b"}], ":1: column 'input' must be text, got null"),
-    ("surrogate", ['{"input": "\\ud800", "completion": "b"}'], ":1: a text holds half a surrogate"),
+    (
+        "surrogate",
+        ['{"input": "\\ud800", "completion": "b"}'],
+        ":1: prompt template: a text holds half a surrogate",
+    ),
     ("list", [{"input": "a", "completion": ["b"]}], ":1: column 'completion' must be text"),
 ]
 
