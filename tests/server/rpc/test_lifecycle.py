@@ -20,6 +20,7 @@ from server.adapters import tiers
 from server.app import App
 from server.config import AdaptersConfig, EngineConfig, ListenConfig
 from server.errors import StartupError
+from server.rpc.leases import AdapterChoice, AnyLease, LeaseDesk
 from tests.server.rpc.conftest import (
     LoopThread,
     Server,
@@ -139,11 +140,21 @@ def test_giving_up_during_a_load_leaves_it_to_the_others(
         assert go_on.wait(30)
         return load(*args)
 
+    arrivals, acquire = threading.Semaphore(0), LeaseDesk.acquire
+
+    async def noted_acquire(desk: LeaseDesk, adapter: AdapterChoice) -> AnyLease | None:
+        arrivals.release()
+        return await acquire(desk, adapter)
+
     monkeypatch.setattr(tiers, "load_artifact", slow_load)
+    monkeypatch.setattr(LeaseDesk, "acquire", noted_acquire)
     cancelled, late, patient = (
         server.generation.Generate.future(request_for(adapter="pirate"), timeout=timeout_s)
-        for timeout_s in (60, 0.5, 60)
+        for timeout_s in (60, 2, 60)
     )
+    # A call given up before it arrives is never the server's.
+    for _ in range(3):
+        assert arrivals.acquire(timeout=30)
     assert begun.wait(30)
     cancelled.cancel()
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
