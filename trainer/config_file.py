@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.config import PromptTuningConfig, TrainConfig
+from trainer.config import LoraConfig, TrainConfig
 from trainer.errors import ConfigError
 
 # Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
@@ -98,8 +98,15 @@ def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:
 def _with_method(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """`data` with the default `method.type`, unless a key there belongs to another method."""
     method = data.get("method")
-    others = {field.name for field in dataclasses.fields(PromptTuningConfig)}
-    if not isinstance(method, dict) or others & method.keys():
+    if not isinstance(method, dict) or "type" in method:
+        return data
+    own = {field.name for field in dataclasses.fields(LoraConfig)}
+    others = {
+        field.name
+        for cls in _dataclasses_in(typing.get_type_hints(TrainConfig)["method"])
+        for field in dataclasses.fields(cls)
+    }
+    if (others - own) & method.keys():
         return data
     return {**data, "method": {"type": "lora", **method}}
 

@@ -11,7 +11,7 @@ import peft
 import torch
 from torch import Tensor
 
-from trainer.config import LoraConfig, PromptTuningConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.errors import ExportError
 from trainer.held import release
 from trainer.methods import METHODS
@@ -59,10 +59,8 @@ def write_artifact(
         base_name=config.base.resolve().name,
         base_architecture=architectures[0],
         quantization=config.quantization,
-        rank=method.rank if isinstance(method, LoraConfig) else 0,
-        num_virtual_tokens=(
-            method.num_virtual_tokens if isinstance(method, PromptTuningConfig) else 0
-        ),
+        rank=METHODS[method.type].rank(method),
+        num_virtual_tokens=METHODS[method.type].num_virtual_tokens(method),
         prompt_template=prepared.template.template,
         token_ids={
             "bos": tokenizer.bos_token_id,

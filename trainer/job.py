@@ -9,11 +9,12 @@ import peft
 import torch
 from torch import Tensor
 
+from trainer.batches import epoch_batches, num_steps, steps_per_epoch
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteLossError
 from trainer.objectives import Objective
 from trainer.schedule import learning_rate_at, seeded
-from trainer.tokens import Encoded, epoch_batches, num_steps, steps_per_epoch
+from trainer.tokens import Encoded
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.trainer.conftest import WriteRows, make_rows
+from trainer.batches import epoch_batches, num_steps
 from trainer.corpus import train_tokenizer
 from trainer.data import Example, Row, draw, read_rows, split_by_hash, to_examples
 from trainer.errors import ConfigError
 from trainer.model import load_tokenizer
 from trainer.templates import CHAT, TEMPLATES, bind_chat_template, template_by_name
-from trainer.tokens import IGNORED, collate, encode, epoch_batches, num_steps
+from trainer.tokens import IGNORED, collate, encode
 from understudy.prompt import PromptTemplate
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.trainer.conftest import WriteConfig, make_rows
 from tests.trainer.test_train import train
+from trainer.batches import epoch_batches
 from trainer.config import DataConfig, LoraConfig, OptimiserConfig, OutputConfig, TrainConfig
 from trainer.data import Example
 from trainer.job import Job
@@ -22,7 +23,7 @@ from trainer.objectives import OBJECTIVES
 from trainer.objectives.supervised import summed_loss_plain
 from trainer.resolve import Hardware, resolve
 from trainer.schedule import learning_rate_at, seeded
-from trainer.tokens import Encoded, collate, encode, epoch_batches
+from trainer.tokens import Encoded, collate, encode
 
 NUM_STEPS = 5
 

@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_rows(
         return loss * float("nan") if num_calls == 3 else loss
 
     broken = Objective(collate, sometimes_nan)
-    monkeypatch.setattr("trainer.train.OBJECTIVES", {"supervised": broken})
+    monkeypatch.setattr("trainer.build.OBJECTIVES", {"supervised": broken})
     config = write_config()
     assert main(["train", str(config), "--set", "data.validation=0"]) == 1
     error = capsys.readouterr().err

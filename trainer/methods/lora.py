@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import LoraConfig
 from trainer.errors import ConfigError
+from trainer.methods.method import Method
 
 # QLoRA (arXiv 2305.14314), table 9, for models up to 13B. LoRA's best rate hardly depends on the
 # model's size (Schulman et al., "LoRA Without Regret", 2025).
@@ -73,3 +74,12 @@ def _matches(target: str, name: str, is_pattern: bool) -> bool:
         return re.fullmatch(target, name) is not None
     except re.error as error:
         raise ConfigError(f"key 'method.targets': {target!r} is no regular expression") from error
+
+
+METHOD = Method(
+    attach=attach,
+    detach=detach,
+    num_trainable=num_trainable,
+    learning_rate=LEARNING_RATE,
+    rank=lambda settings: cast(LoraConfig, settings).rank,
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import PromptTuningConfig
+from trainer.methods.method import Method
 
 # Of PEFT's own causal-LM prompt tuning guide. Lester et al. (arXiv 2104.08691, section 3.1) use
 # 0.3, with Adafactor, whose steps scale with the parameters' size.
@@ -68,3 +69,12 @@ def _initial(
         return words[torch.tensor([common[i] for i in drawn], device=words.device)]
     # PEFT's own noise has a standard deviation of 1, large models' word embeddings one near 0.02.
     return (torch.randn(count, words.shape[1]) * words.std().cpu()).to(words.device)
+
+
+METHOD = Method(
+    attach=attach,
+    detach=detach,
+    num_trainable=num_trainable,
+    learning_rate=LEARNING_RATE,
+    num_virtual_tokens=lambda settings: cast(PromptTuningConfig, settings).num_virtual_tokens,
+)

@@ -1,0 +1,27 @@
+"""From checked inputs to a job that can train."""
+
+from trainer import held, model, preflight
+from trainer.config import TrainConfig
+from trainer.job import Job
+from trainer.methods import METHODS
+from trainer.objectives import OBJECTIVES
+from trainer.resolve import should_hold
+from trainer.schedule import seeded
+
+
+def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
+    """Loads the base, attaches a fresh adapter and gives the job its examples.
+
+    `config` is resolved. Raises BaseModelError.
+    """
+    assert config.device is not None
+    assert config.dtype is not None
+    dtype = model.DTYPES[config.dtype]
+    base = model.load_base(
+        config.base, quantization=config.quantization, dtype=dtype, device=config.device
+    )
+    with seeded(config.seed, "adapter"):
+        attached = METHODS[config.method.type].attach(base, config.method, prepared.tokenizer)
+    if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
+        held.hold(attached)
+    return Job(config, attached, OBJECTIVES["supervised"], prepared.train, prepared.validation)

@@ -1,0 +1,21 @@
+"""The configuration of a training run: what each field means, its unit and why its default.
+
+Parsed once, by `trainer.config_file`; unknown keys are errors. Fields left null depend on the
+method or the machine and are filled in by `trainer.resolve`.
+"""
+
+from trainer.config.data import DataConfig
+from trainer.config.methods import LoraConfig, Method, PromptTuningConfig
+from trainer.config.run import OutputConfig, TrainConfig
+from trainer.config.training import LoopConfig, OptimiserConfig
+
+__all__ = [
+    "DataConfig",
+    "LoopConfig",
+    "LoraConfig",
+    "Method",
+    "OptimiserConfig",
+    "OutputConfig",
+    "PromptTuningConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,107 @@
+"""From a trained job to a published adapter with its records."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from trainer import checkpoint, facts, files, preflight
+from trainer.card import render_card
+from trainer.config import TrainConfig
+from trainer.config_file import config_to_json
+from trainer.export import CARD_FILE, RUN_FILE, check_artifact, write_artifact, write_json
+from trainer.job import Job
+from trainer.log import plot_losses, read_log
+from understudy import store
+
+
+def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity) -> dict[str, Any]:
+    """Exports, checks and publishes what `job` trained; returns the summary for `--json`.
+
+    Consumes the job's model. Raises ExportError, or StoreError of `understudy`.
+    """
+    config = job.config
+    output = config.output.dir
+    exported_step, loss = job.step, job.validation_losses.get(job.step)
+    if config.loop.keep == "best" and job.best is not None:
+        exported_step, loss = job.best.step, job.best.loss
+        job.load_tensors(job.best.tensors)
+    records = read_log(output / files.METRICS)
+    plot_losses(records, config.name, output / files.PLOT)
+
+    exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
+    difference = check_artifact(job.model, exported, prepared.validation or prepared.train)
+    template = prepared.template.template
+    run = {
+        "name": config.name,
+        "content_hash": exported.manifest.content_hash,
+        "config": _without_folders(config),
+        "config_hash": identity.config,
+        "data": {
+            "files": [path.name for path in prepared.train_paths + prepared.validation_paths],
+            "sha256": identity.data,
+            "num_train": len(prepared.train),
+            "num_validation": len(prepared.validation),
+            "num_overlong": prepared.num_overlong,
+        },
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "num_trainable_parameters": prepared.num_trainable,
+        "num_steps": job.step,
+        "num_tokens": sum(r["tokens"] for r in records if r["event"] == "train"),
+        "exported_step": exported_step,
+        "validation_loss_before": job.validation_losses.get(0),
+        "validation_loss": loss,
+        "validation_loss_last": job.validation_losses.get(job.step),
+        "max_logit_difference_reread": difference,
+        "training_s": round(job.elapsed_s, 3),
+        "peak_memory_bytes": facts.peak_memory_bytes(),
+        "peak_device_memory_bytes": facts.peak_device_memory_bytes(config.device or "cpu"),
+        "packages": facts.package_versions(),
+        "hardware": facts.hardware(config.device or "cpu"),
+    }
+    write_json(exported.directory / RUN_FILE, run)
+    card = render_card(exported.manifest, run)
+    (exported.directory / CARD_FILE).write_text(card, encoding="utf-8")
+    version = None
+    if config.output.store is not None and config.output.publish:
+        version = store.publish(exported.directory, config.output.store, config.name)
+    return {
+        "name": config.name,
+        "method": config.method.type,
+        "version": version,
+        "content_hash": exported.manifest.content_hash,
+        "artifact": str(exported.directory),
+        "steps": job.step,
+        "exported_step": exported_step,
+        "validation_loss_before": job.validation_losses.get(0),
+        "validation_loss": loss,
+        "tokens_per_s": round(run["num_tokens"] / max(_stepping_s(records), 1e-9), 1),
+        "training_s": run["training_s"],
+        "peak_memory_bytes": run["peak_memory_bytes"],
+    }
+
+
+def _stepping_s(records: list[dict[str, Any]]) -> float:
+    """Seconds spent in training steps."""
+    steps = (r for r in records if r["event"] == "train")
+    return float(sum(r["tokens"] / max(r["tokens_per_s"], 1e-9) for r in steps))
+
+
+def _without_folders(config: TrainConfig) -> dict[str, Any]:
+    """The configuration with files and folders by their names only."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, Path):
+            return Path(value.name)
+        return tuple(map(name, value)) if isinstance(value, tuple) else value
+
+    shortened = dataclasses.replace(
+        config,
+        base=Path(config.base.resolve().name),
+        data=dataclasses.replace(
+            config.data, train=name(config.data.train), validation=name(config.data.validation)
+        ),
+    )
+    content = config_to_json(shortened)
+    del content["output"]
+    return content

@@ -1,0 +1,28 @@
+"""What pre-flight hands to the run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer.tokens import Encoded
+from understudy.prompt import PromptTemplate
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's inputs, checked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    outline: PreTrainedModel
+    """The base without weights, on the `meta` device."""
+    template: PromptTemplate
+    train: list[Encoded]
+    validation: list[Encoded]
+    train_paths: tuple[Path, ...]
+    validation_paths: tuple[Path, ...]
+    """Empty if validation is a share of the training files."""
+    num_overlong: int
+    """Examples left out for their length."""
+    num_trainable: int
+    """Parameters of the adapter."""
