@@ -1,17 +1,42 @@
 """The outcomes of one row on one task: read from the log as they are looked at."""
 
 from array import array
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Callable, Sequence
+from typing import TypeVar, overload
 
 from evalsuite.record import AnswerLog
-from evalsuite.types import Answer, Outcome, Sample
+from evalsuite.types import Outcome
+
+T = TypeVar("T")
 
 
-class LoggedOutcomes(Sequence[Outcome]):
+class Made(Sequence[T]):
+    """Values that are made as they are looked at."""
+
+    def __init__(self, num: int, make: Callable[[int], T]) -> None:
+        self._num = num
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._num
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(self._num))]
+        return self._make(range(self._num)[index])
+
+
+class LoggedOutcomes(Made[Outcome]):
     """One outcome per sample, in the task's order; ten bytes of memory each."""
 
     def __init__(self, log: AnswerLog, num_samples: int) -> None:
+        super().__init__(num_samples, self._read)
         self._log = log
         self._offsets = array("q", [-1]) * num_samples
         self._shots = array("H", [0]) * num_samples
@@ -21,59 +46,6 @@ class LoggedOutcomes(Sequence[Outcome]):
         self._offsets[index] = offset
         self._shots[index] = num_shots
 
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    @overload
-    def __getitem__(self, index: int) -> Outcome: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Outcome]: ...
-
-    def __getitem__(self, index: int | slice) -> Outcome | Sequence[Outcome]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int) -> Outcome:
         line = self._log.read(self._offsets[index])
         return Outcome(line.answer, line.request, self._shots[index], line.refusal)
-
-
-class Copies(Sequence[Answer]):
-    """Answers that repeat the samples' inputs, made as they are looked at."""
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @overload
-    def __getitem__(self, index: int) -> Answer: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Answer]: ...
-
-    def __getitem__(self, index: int | slice) -> Answer | Sequence[Answer]:
-        if isinstance(index, slice):
-            return [Answer(text=sample.input) for sample in self._samples[index]]
-        return Answer(text=self._samples[index].input)
-
-
-class Unlogged(Sequence[Outcome]):
-    """Outcomes of answers that nobody was asked for."""
-
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        self._answers = answers
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    @overload
-    def __getitem__(self, index: int) -> Outcome: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Outcome]: ...
-
-    def __getitem__(self, index: int | slice) -> Outcome | Sequence[Outcome]:
-        if isinstance(index, slice):
-            return [Outcome(answer) for answer in self._answers[index]]
-        return Outcome(self._answers[index])

@@ -5,15 +5,13 @@ training data; which of the two counts is decided on the test samples, in their 
 """
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evalsuite.answers import Copies
+from evalsuite.answers import Made
 from evalsuite.metrics import score
-from evalsuite.prompts import completion
 from evalsuite.task import Task
-from evalsuite.types import Answer, Mode
+from evalsuite.types import Answer, Mode, Sample
 
 # Enough to find a good constant; the search costs their product in metric computations.
 _NUM_CANDIDATES = 32
@@ -42,7 +40,7 @@ def trivial_answers(task: Task, seed: int) -> TrivialAnswers | None:
             _majority(task) if task.spec.mode.answered_as is Mode.CHOICE else _constant(task, seed)
         )
     if task.spec.mode is Mode.GENERATE:
-        candidates.append(TrivialAnswers("copy", "", Copies(task.samples)))
+        candidates.append(TrivialAnswers("copy", "", _copies(task.samples)))
     metric = task.metrics[0]
     sign = 1 if metric.higher_is_better else -1
     return max(
@@ -52,14 +50,20 @@ def trivial_answers(task: Task, seed: int) -> TrivialAnswers | None:
     )
 
 
+def _copies(samples: Sequence[Sample]) -> Sequence[Answer]:
+    return Made(len(samples), lambda index: Answer(text=samples[index].input))
+
+
 def _majority(task: Task) -> TrivialAnswers:
     """The most frequent right choice of the training file."""
-    counts = Counter(sample.target or 0 for sample in task.train)
-    target = min(counts, key=lambda index: (-counts[index], index))
-    answers = tuple(
-        Answer(text=sample.options[min(target, len(sample.options) - 1)]) for sample in task.samples
-    )
-    return TrivialAnswers("constant", task.train[0].choices[target], answers)
+    target = task.train.most_common_target()
+    samples = task.samples
+
+    def answer(index: int) -> Answer:
+        options = samples[index].options
+        return Answer(text=options[min(target, len(options) - 1)])
+
+    return TrivialAnswers("constant", task.train[0].choices[target], Made(len(samples), answer))
 
 
 def _constant(task: Task, seed: int) -> TrivialAnswers:
@@ -68,9 +72,9 @@ def _constant(task: Task, seed: int) -> TrivialAnswers:
     Tried are the most frequent completion and a seeded draw of others.
     """
     rng = random.Random(f"{seed}:{task.spec.name}:trivial")
-    texts = [completion(sample) for sample in task.train]
-    drawn = rng.sample(texts, min(_NUM_CANDIDATES - 1, len(texts)))
-    candidates = dict.fromkeys([Counter(texts).most_common(1)[0][0], *drawn])
+    drawn = rng.sample(range(len(task.train)), min(_NUM_CANDIDATES - 1, len(task.train)))
+    texts = [task.train[index].right for index in drawn]
+    candidates = dict.fromkeys([task.train.most_common_completion(), *texts])
     rows = rng.sample(task.train, min(_NUM_TRAINING_SAMPLES, len(task.train)))
 
     metric = task.metrics[0]

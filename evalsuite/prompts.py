@@ -30,29 +30,30 @@ def draw_shots(task: Task, num_shots: int, seed: int, category: str = "") -> tup
             "(field 'train'); use --shots 0"
         )
     rows, of_category = task.train, ""
+    indices: Sequence[int] = range(len(rows))
     if task.spec.shots.same_category:
-        rows = tuple(row for row in rows if row.category == category)
+        indices = rows.of_category(category)
         of_category = f" of category '{category}'"
-    if num_shots > len(rows):
+    if num_shots > len(indices):
         raise InputError(
-            f"--shots {num_shots}: task '{task.name}' has only {len(rows)} training rows"
+            f"--shots {num_shots}: task '{task.name}' has only {len(indices)} training rows"
             + of_category
         )
     if task.spec.shots.draw == "first":
-        return rows[:num_shots]
+        return tuple(rows[index] for index in indices[:num_shots])
     rng = random.Random(f"{seed}:{task.spec.name}{of_category}")
     if task.spec.mode.answered_as is not Mode.CHOICE:
-        return tuple(rng.sample(rows, num_shots))
-    groups: dict[int | None, list[Sample]] = defaultdict(list)
-    for sample in rng.sample(rows, len(rows)):
-        groups[sample.target].append(sample)
+        return tuple(rows[index] for index in rng.sample(indices, num_shots))
+    groups: dict[int | None, list[int]] = defaultdict(list)
+    for index in rng.sample(indices, len(indices)):
+        groups[rows.target(index)].append(index)
     order = rng.sample(sorted(groups, key=str), len(groups))
-    drawn: list[Sample] = []
+    drawn: list[int] = []
     while len(drawn) < num_shots:
         drawn += [groups[target].pop() for target in order if groups[target]]
     drawn = drawn[:num_shots]
     rng.shuffle(drawn)
-    return tuple(drawn)
+    return tuple(rows[index] for index in drawn)
 
 
 class ShotPool:
@@ -79,20 +80,13 @@ def few_shot_prompt(
 
     `text` stands in the place of the sample's input.
     """
-    parts = [task.prompt(shot, _right_context(shot)) + completion(shot) for shot in shots]
+    parts = [task.prompt(shot, _right_context(shot)) + shot.right for shot in shots]
     prompt = task.spec.separator.join([*parts, task.prompt(sample, text)])
     return task.description(sample) + prompt
 
 
 def _right_context(sample: Sample) -> str | None:
     return sample.contexts[sample.target or 0] if sample.contexts else None
-
-
-def completion(sample: Sample) -> str:
-    """What a perfect model writes after the prompt, verbatim."""
-    if sample.completion:
-        return sample.completion
-    return sample.references[0] if sample.target is None else sample.choices[sample.target]
 
 
 def build_request(task: Task, row: Row, shots: Sequence[Sample], sample: Sample) -> Request:

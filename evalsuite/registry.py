@@ -14,10 +14,12 @@ from evalsuite.hub import PREFIX, fetched
 from evalsuite.metrics import build_metrics
 from evalsuite.names import TaskName
 from evalsuite.perturbations import Perturbation, perturbation, perturbed
-from evalsuite.samples import read_samples
+from evalsuite.samples import Convert, read_samples
+from evalsuite.spool import SampleSpool
 from evalsuite.subsets import Subset, split_subset
 from evalsuite.task import Definition, Task, TaskSpec, patterns
 from evalsuite.taskfile import SUFFIXES, check_spec, read_definitions
+from evalsuite.training import InputHashes, TrainingRows
 from evalsuite.types import Mode, Sample
 
 BUILT_IN = Path(tasks.__path__[0])
@@ -131,7 +133,7 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
         raise InputError(f"{folder}: no such directory; it should hold the data of '{spec.name}'")
     given = found.data if found.data is not None and not found.data.is_dir() else None
     files = [given] if given is not None else _files(spec, spec.data, folder)
-    samples = read_samples(files, definition.read_rows, definition.convert, spec.mode)
+    samples = _all_samples(files, definition, definition.convert)
     needs_train = given is None and not spec.folder
     train, train_sha256 = _train(definition, folder, files, samples, needs_train)
     if found.perturbation is not None:
@@ -142,7 +144,7 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
             )
         # Training rows, and which of them are test rows, stay those of the task unperturbed.
         convert = perturbed(definition.convert, found.perturbation, spec.columns.fields)
-        samples = read_samples(files, definition.read_rows, convert, spec.mode)
+        samples = _all_samples(files, definition, convert)
     try:
         metrics = build_metrics(spec.metrics, spec.mode, spec.options, samples)
     except InputError as error:
@@ -162,24 +164,29 @@ def load(found: Found, data_dir: Path | None, subset: Subset | None = None) -> T
     )
 
 
+def _all_samples(files: Sequence[Path], definition: Definition, convert: Convert) -> SampleSpool:
+    rows = read_samples(files, definition.read_rows, convert, definition.spec.mode)
+    return SampleSpool(samples=rows)
+
+
 def _train(
     definition: Definition,
     folder: Path,
     files: Sequence[Path],
     samples: Sequence[Sample],
     is_needed: bool,
-) -> tuple[tuple[Sample, ...], str | None]:
+) -> tuple[TrainingRows, str | None]:
     """Training rows that are no test rows, and the hash of their files."""
     spec = definition.spec
     if spec.train is None:
-        return (), None
+        return TrainingRows(), None
     train_files = _files(spec, spec.train, folder, is_needed)
     # A published test set may come alone, or the training file itself be the one to test on.
     if not train_files or set(train_files) & set(files):
-        return (), None
-    held_out = {sample.input for sample in samples} if spec.shots.held_out else set()
+        return TrainingRows(), None
+    held_out = InputHashes(samples if spec.shots.held_out else ())
     rows = read_samples(train_files, definition.read_rows, definition.convert, spec.mode)
-    train = tuple(row for row in rows if row.input not in held_out)
+    train = TrainingRows(row for row in rows if row.input not in held_out)
     if not train:
         raise InputError(f"{train_files[0]}: every row's input is also a test input of {files[0]}")
     return train, sha256_files(train_files)

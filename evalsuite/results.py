@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.answers import Unlogged
+from evalsuite.answers import Made
 from evalsuite.baselines import TrivialAnswers, trivial_answers
 from evalsuite.metrics import SumMetric, sample_groups
 from evalsuite.runner import Outcomes
@@ -80,7 +80,8 @@ def _evaluate(task: Task, rows: Sequence[Row], outcomes: Outcomes, seed: int) ->
     trivial = trivial_answers(task, seed)
     by_row = [(row, outcomes[task.name, row.label]) for row in rows]
     if trivial is not None:
-        by_row.append((TRIVIAL, Unlogged(trivial.answers)))
+        answers = trivial.answers
+        by_row.append((TRIVIAL, Made(len(answers), lambda index: Outcome(answers[index]))))
     by_row.sort(key=lambda item: item[0].kind is RowKind.ADAPTER)
     groups = sample_groups(task.samples)
     return TaskResult(

@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from evalsuite.data import DataRow, RowReader, as_text
 from evalsuite.errors import InputError, nearest
-from evalsuite.spool import SampleSpool
 from evalsuite.types import Mode, Sample
 
 Convert = Callable[[DataRow], Iterable[Sample]]
@@ -118,19 +117,18 @@ def lettered(sample: Sample, mode: Mode) -> Sample:
 
 def read_samples(
     files: Sequence[Path], read_rows: RowReader, convert: Convert, mode: Mode
-) -> Sequence[Sample]:
+) -> Iterator[Sample]:
     """All samples of a task's data files. Raises InputError at the first row that does not fit."""
-    samples = SampleSpool()
     for path in files:
         prefix = f"{path.stem}:" if len(files) > 1 else ""
-        num_before = len(samples)
+        is_empty = True
         for number, values in read_rows(path):
             row = DataRow(values, f"{path}:{number}", f"{prefix}{number}")
             for sample in convert(row):
-                samples.append(_checked(row.where, sample, mode))
-        if len(samples) == num_before:
+                is_empty = False
+                yield _checked(row.where, sample, mode)
+        if is_empty:
             raise InputError(f"{path}: no rows")
-    return samples
 
 
 def _checked(where: str, sample: Sample, mode: Mode) -> Sample:

@@ -4,7 +4,7 @@ import pickle
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, overload
 
 from evalsuite.errors import EvalError
@@ -20,12 +20,14 @@ class SampleSpool(Sequence[Sample]):
     Raises EvalError where the temporary folder is full.
     """
 
-    def __init__(self, in_memory: int = _IN_MEMORY) -> None:
+    def __init__(self, in_memory: int = _IN_MEMORY, samples: Iterable[Sample] = ()) -> None:
         self._in_memory = in_memory
         self._head: list[Sample] = []
         self._offsets = array("Q")
         self._end = 0
         self._file: IO[bytes] | None = None
+        for sample in samples:
+            self.append(sample)
 
     def append(self, sample: Sample) -> None:
         """Adds a sample at the end."""

@@ -28,6 +28,7 @@ from evalsuite.errors import InputError
 from evalsuite.metrics import MetricOptions
 from evalsuite.perturbations import Perturbation
 from evalsuite.samples import Columns, Convert, standard
+from evalsuite.training import TrainingRows
 from evalsuite.types import Metric, Mode, Sample
 from understudy.prompt import PromptError, PromptTemplate
 
@@ -107,7 +108,7 @@ class Task:
 
     spec: TaskSpec
     samples: Sequence[Sample]
-    train: tuple[Sample, ...]
+    train: TrainingRows
     """Training rows, without those whose input is also a test input (see ShotRule.held_out)."""
     metrics: tuple[Metric, ...]
     template: PromptTemplate

@@ -67,6 +67,13 @@ class Sample:
             return self.choices
         return tuple(map(str.__add__, self.contexts, self.choices))
 
+    @property
+    def right(self) -> str:
+        """What a perfect model writes after the prompt, verbatim."""
+        if self.completion:
+            return self.completion
+        return self.references[0] if self.target is None else self.choices[self.target]
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from evalsuite import flags
 from evalsuite.errors import InputError
-from evalsuite.prompts import ShotPool, completion, few_shot_prompt
+from evalsuite.prompts import ShotPool, few_shot_prompt
 from evalsuite.record import write_text
 from evalsuite.registry import Found, built_in_tasks, find, load, load_tasks
 from evalsuite.task import Task, TaskSpec, patterns
@@ -113,7 +113,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for index, choice in enumerate(sample.choices):
         print(f"--- choice {index}{', right' if index == sample.target else ''}\n{choice!r}")
     if not sample.choices:
-        print(f"--- completion\n{completion(sample)}")
+        print(f"--- completion\n{sample.right}")
         for reference in sample.references:
             print(f"--- reference\n{reference}")
     return 0
@@ -129,7 +129,7 @@ def _shown(task: Task, sample: Sample, prompts: Sequence[str], shots: int) -> di
         "prompts": prompts,
         "choices": sample.choices,
         "target": sample.target,
-        "completion": completion(sample),
+        "completion": sample.right,
         "references": sample.references,
         "group": sample.group,
         "category": sample.category,

@@ -116,7 +116,7 @@ def test_shots_and_training_rows_stay_those_of_the_original(make_tasks: Any) -> 
     assert changed.samples[0].input == plain.samples[0].input.upper()
     assert changed.samples[0].choices == plain.samples[0].choices
     assert draw_shots(plain, 3, 5) == draw_shots(changed, 3, 5)
-    assert changed.train == plain.train
+    assert list(changed.train) == list(plain.train)
     assert "perturbed:uppercase@1" in changed.signature()
 
 

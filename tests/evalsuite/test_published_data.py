@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from evalsuite.metrics import score
-from evalsuite.prompts import completion, draw_shots, few_shot_prompt
+from evalsuite.prompts import draw_shots, few_shot_prompt
 from evalsuite.registry import load_tasks
 from evalsuite.task import Task
 from evalsuite.types import Answer, Mode, Sample
@@ -93,7 +93,7 @@ def load(name: str) -> Task:
 def gold(task: Task, sample: Sample) -> Answer:
     """What a perfect model answers."""
     written = task.spec.mode is Mode.GENERATE
-    return Answer(text=completion(sample) if written else sample.options[sample.target or 0])
+    return Answer(text=sample.right if written else sample.options[sample.target or 0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -177,7 +177,7 @@ def test_prompts(case: Case) -> None:
         prompt = few_shot_prompt(task, task.train[:1], sample)
         assert prompt.endswith(task.prompt(sample))
         if task.train:
-            assert completion(task.train[0]) in prompt
+            assert task.train[0].right in prompt
 
 
 def test_every_data_set_is_covered() -> None:

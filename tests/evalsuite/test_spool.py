@@ -54,33 +54,46 @@ def test_a_full_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         SampleSpool(0).append(samples(1)[0])
 
 
-def test_memory_does_not_grow_with_the_task(canned_address: str, tmp_path: Path) -> None:
-    """Four thousand samples of 8 kB more: 32 MB more to read, and as much again to log."""
-    peaks = []
-    for num in (2000, 6000):
-        data = tmp_path / f"{num}.jsonl"
-        with data.open("w") as file:
+def peak_bytes(folder: Path, address: str, num: int, text: str, *, has_train: bool) -> int:
+    """Memory of a process that evaluates a task of `num` samples, and as many training rows."""
+    lines = (
+        json.dumps({"input": f"{i} {text}", "completion": canned.TEXT}) + "\n" for i in range(num)
+    )
+    with (folder / f"{num}.jsonl").open("w") as file:
+        file.writelines(lines)
+    task = f'name: t{num}\ndata: {num}.jsonl\ntemplate: "{{{{ input }}}}"\nmetrics: [exact_match]\n'
+    if has_train:
+        task += f"train: {num}.train.jsonl\n"
+        with (folder / f"{num}.train.jsonl").open("w") as file:
             for i in range(num):
-                row = {"input": f"{i} " + "word " * 1600, "completion": canned.TEXT}
+                row = {"input": f"train {i} {text}", "completion": f"{canned.TEXT} {i}"}
                 file.write(json.dumps(row) + "\n")
-        task = tmp_path / f"{num}.yaml"
-        task.write_text(
-            f'name: t{num}\ndata: {data.name}\ntemplate: "{{{{ input }}}}"\n'
-            "metrics: [exact_match]\n"
-        )
-        program = (
-            "import resource, sys; from evalsuite.__main__ import main; "
-            "from evalsuite.spool import SampleSpool; "
-            "SampleSpool.__init__.__defaults__ = (100,); code = main(sys.argv[1:]); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-        )
-        command = [sys.executable, "-c", program, "run", "--server", canned_address]
-        command += ["--adapters", "base", "--tasks", str(task), "--shots", "0"]
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / f"out{num}")],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
-    assert peaks[1] - peaks[0] < 12e6
+    (folder / f"{num}.yaml").write_text(task)
+    program = (
+        "import resource, sys; from evalsuite.__main__ import main; "
+        "from evalsuite.spool import SampleSpool; "
+        "SampleSpool.__init__.__defaults__ = (100, ()); code = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, "run", "--server", address, "--adapters", "base"]
+    command += ["--tasks", str(folder / f"{num}.yaml"), "--shots", "0"]
+    done = subprocess.run(
+        [*command, "--out", str(folder / f"out{num}")],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout.splitlines()[-1]) * 1024
+
+
+@pytest.mark.parametrize("has_train", [False, True])
+def test_memory_does_not_grow_with_the_texts(
+    canned_address: str, tmp_path: Path, has_train: bool
+) -> None:
+    """Four thousand samples of 8 kB more: 32 MB more to read, and as much again to log; and with
+    training rows 32 MB more."""
+    few, many = (
+        peak_bytes(tmp_path, canned_address, num, "word " * 1600, has_train=has_train)
+        for num in (2000, 6000)
+    )
+    assert many - few < 12e6
