@@ -1,9 +1,10 @@
 """Which examples each step sees: a function of the seed and the step alone."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+
+from trainer.examples import Indices
 
 # Batches are cut from windows of this many batches sorted by length: little padding, and still
 # other neighbours in every epoch.
@@ -11,19 +12,20 @@ WINDOW_BATCHES = 16
 
 
 def epoch_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """Indices of the examples of each batch of one epoch; each example comes once.
+    shown: Indices, lengths: Indices, batch_size: int, seed: int, epoch: int
+) -> list[Indices]:
+    """The examples of each batch of one epoch, as indices; each of `shown` comes once.
 
-    A function of its arguments alone, so a run can continue anywhere. Examples of like length
-    share a batch.
+    `lengths` [N] are those of all examples, shown or not. A function of its arguments alone, so a
+    run can continue anywhere. Examples of like length share a batch.
     """
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(lengths)).tolist()
+    order = shown[rng.permutation(len(shown))]
     window = batch_size * WINDOW_BATCHES
     batches = []
     for begin in range(0, len(order), window):
-        by_length = sorted(order[begin : begin + window], key=lambda index: lengths[index])
+        drawn = order[begin : begin + window]
+        by_length = drawn[np.argsort(lengths[drawn], kind="stable")]
         batches += [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 

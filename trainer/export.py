@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from torch import Tensor
@@ -85,14 +86,20 @@ def canonicalise_config(path: Path, base_name: str) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def probes(prepared: Prepared) -> list[Encoded]:
+    """A run's shortest examples, to compare logits on."""
+    examples = prepared.validation if len(prepared.validation) else prepared.train
+    shortest = np.argsort(examples.lengths, kind="stable")[:NUM_PROBES]
+    return [examples[index] for index in shortest]
+
+
 def check_artifact(model: peft.PeftModel, exported: Exported, probes: list[Encoded]) -> float:
     """Loads the artifact onto the base again and compares logits; returns the largest difference.
 
     Consumes `model`: its adapter is detached. Raises ExportError if they differ beyond rounding.
     """
-    shortest = sorted(probes, key=lambda example: example.num_tokens)[:NUM_PROBES]
     device = next(model.parameters()).device
-    input_ids = collate(shortest, device).input_ids
+    input_ids = collate(probes, device).input_ids
     release(model)
     trained = _logits(model, input_ids)
     base = METHODS[exported.manifest.method].detach(model)

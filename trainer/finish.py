@@ -9,7 +9,7 @@ from trainer import checkpoint, facts, files, preflight
 from trainer.card import render_card
 from trainer.config import TrainConfig
 from trainer.config_file import config_to_json
-from trainer.export import CARD_FILE, RUN_FILE, check_artifact, write_artifact, write_json
+from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
 from trainer.job import Job
 from trainer.log import plot_losses, read_log
 from understudy import store
@@ -30,7 +30,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     plot_losses(records, config.name, output / files.PLOT)
 
     exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
-    difference = check_artifact(job.model, exported, prepared.validation or prepared.train)
+    difference = check_artifact(job.model, exported, probes(prepared))
     template = prepared.template.template
     run = {
         "name": config.name,

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from torch import Tensor
@@ -12,9 +13,9 @@ from torch import Tensor
 from trainer.batches import epoch_batches, num_steps, steps_per_epoch
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteLossError
+from trainer.examples import Examples, Indices
 from trainer.objectives import Objective
 from trainer.schedule import learning_rate_at, seeded
-from trainer.tokens import Encoded
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Job:
         config: TrainConfig,
         model: peft.PeftModel,
         objective: Objective,
-        train: list[Encoded],
-        validation: list[Encoded],
+        train: Examples,
+        validation: Examples,
     ) -> None:
         """`config` is resolved; `model` has its adapter attached."""
         assert config.device is not None
@@ -64,15 +65,14 @@ class Job:
         self._objective = objective
         self._device = config.device
         self._train = train
-        self._lengths = [example.num_tokens for example in train]
-        self._validation = sorted(validation, key=lambda example: example.num_tokens)
+        self._validation = validation
         settings = config.optimiser
-        shape = (len(train), settings.batch_size, settings.accumulation)
+        shape = (train.num_per_epoch, settings.batch_size, settings.accumulation)
         self.steps_per_epoch = steps_per_epoch(*shape)
         wanted = num_steps(*shape, settings.epochs)
         self.num_steps = min(wanted, settings.max_steps or wanted)
         self._epoch = -1
-        self._epoch_batches: list[list[int]] = []
+        self._epoch_batches: list[Indices] = []
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(
             self.parameters.values(), betas=settings.betas, weight_decay=settings.weight_decay
@@ -86,7 +86,7 @@ class Job:
     @property
     def has_validation(self) -> bool:
         """Whether there is anything to validate on."""
-        return bool(self._validation)
+        return len(self._validation) > 0
 
     def train_step(self) -> StepReport:
         """One optimiser step. Raises NonFiniteLossError naming the rows, before any update."""
@@ -134,8 +134,10 @@ class Job:
         total, num_terms = 0.0, 0
         self.model.eval()
         size = self.config.optimiser.batch_size
-        for first in range(0, len(self._validation), size):
-            batch = self._objective.collate(self._validation[first : first + size], self._device)
+        order = np.argsort(self._validation.lengths, kind="stable")
+        for first in range(0, len(order), size):
+            chosen = [self._validation[i] for i in order[first : first + size]]
+            batch = self._objective.collate(chosen, self._device)
             total += self._objective.summed_loss(self.model, batch).item()
             num_terms += batch.num_terms
         loss = total / num_terms
@@ -176,13 +178,15 @@ class Job:
         self.validation_losses = state["validation_losses"]
         self.best = None if state["best"] is None else Best(*state["best"])
 
-    def _batches_of(self, step: int) -> list[list[int]]:
+    def _batches_of(self, step: int) -> list[Indices]:
         settings = self.config.optimiser
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
+            seed = self.config.seed
+            shown = self._train.epoch(seed, epoch)
             self._epoch_batches = epoch_batches(
-                self._lengths, settings.batch_size, self.config.seed, epoch
+                shown, self._train.lengths, settings.batch_size, seed, epoch
             )
         first = position * settings.accumulation
         return self._epoch_batches[first : first + settings.accumulation]

@@ -14,23 +14,49 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids. `completion_ids` ends with the end-of-sequence id."""
+    """One example as token ids."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    """Ends with the end-of-sequence id; empty for an example that has a `class_id`."""
     where: str
+    """`file:line`, for messages."""
+    learnt: tuple[bool, ...] | None = None
+    """Which of `completion_ids` the loss counts: a chat of several learnt turns holds others' turns
+    between them. None: all."""
+    class_id: int | None = None
+    """Index of its class among the sorted names, for classification."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Prompt and completion."""
+        return self.prompt_ids + self.completion_ids
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """`input_ids` where the loss counts them, IGNORED elsewhere; unshifted."""
+        completion = self.completion_ids
+        if self.learnt is not None:
+            pairs = zip(completion, self.learnt, strict=True)
+            completion = tuple(i if learnt else IGNORED for i, learnt in pairs)
+        return (IGNORED,) * len(self.prompt_ids) + completion
 
     @property
     def num_tokens(self) -> int:
         """Prompt and completion together."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
+    @property
+    def num_learnt(self) -> int:
+        """Completion tokens that the loss counts."""
+        return len(self.completion_ids) if self.learnt is None else sum(self.learnt)
+
 
 @dataclass(frozen=True)
 class Batch:
     """Examples padded on the right.
 
-    B examples, T tokens of the longest. `labels` equals `input_ids` where the completion is and
+    B examples, T tokens of the longest. `labels` equals `input_ids` where the text to learn is and
     IGNORED elsewhere, unshifted: the token at t is predicted from those before t.
     """
 
@@ -39,7 +65,7 @@ class Batch:
     num_tokens: int
     """Prompt and completion tokens, without padding."""
     num_terms: int
-    """What the loss is a sum over: completion tokens."""
+    """What the loss is a sum over: completion tokens that are learnt."""
     where: tuple[str, ...]
     """`file:line` of each example."""
 
@@ -66,14 +92,12 @@ def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> 
     input_ids = torch.zeros(len(examples), longest, dtype=torch.long)
     labels = torch.full_like(input_ids, IGNORED)
     for row, example in enumerate(examples):
-        ids = torch.tensor(example.prompt_ids + example.completion_ids)
-        begin = len(example.prompt_ids)
-        input_ids[row, : len(ids)] = ids
-        labels[row, begin : len(ids)] = ids[begin:]
+        input_ids[row, : example.num_tokens] = torch.tensor(example.input_ids)
+        labels[row, : example.num_tokens] = torch.tensor(example.labels)
     return Batch(
         input_ids.to(device),
         labels.to(device),
         num_tokens=sum(example.num_tokens for example in examples),
-        num_terms=sum(len(example.completion_ids) for example in examples),
+        num_terms=sum(example.num_learnt for example in examples),
         where=tuple(example.where for example in examples),
     )

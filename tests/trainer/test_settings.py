@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.trainer.test_train import train
 from trainer.batches import epoch_batches
 from trainer.config import DataConfig, LoraConfig, OptimiserConfig, OutputConfig, TrainConfig
 from trainer.data import Example
+from trainer.examples import InMemory
 from trainer.job import Job
 from trainer.log import read_log
 from trainer.methods import METHODS
@@ -50,7 +52,13 @@ def make_job(base: Path, optimiser: OptimiserConfig, method: LoraConfig) -> Job:
         optimiser=optimiser,
     )
     resolved = resolve(config, Hardware(has_cuda=False, has_cuda_bfloat16=False))
-    return Job(resolved, attach(base, method), OBJECTIVES["supervised"], encoded(base), [])
+    return Job(
+        resolved,
+        attach(base, method),
+        OBJECTIVES["supervised"],
+        InMemory(encoded(base)),
+        InMemory([]),
+    )
 
 
 def test_base_is_quantized_as_qlora_does(base: Path) -> None:
@@ -93,7 +101,8 @@ def test_steps_are_those_of_a_plain_loop(base: Path) -> None:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), betas=(0.7, 0.8), weight_decay=0.3)
     rows = encoded(base)
-    order = epoch_batches([row.num_tokens for row in rows], 4, seed=0, epoch=0)
+    lengths = InMemory(rows).lengths
+    order = epoch_batches(np.arange(len(rows)), lengths, 4, seed=0, epoch=0)
     for step in range(NUM_STEPS):
         batch = collate([rows[i] for i in order[step]])
         loss = summed_loss_plain(model, batch) / batch.num_terms

@@ -5,6 +5,7 @@ from pathlib import Path
 from trainer import data, model
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
+from trainer.examples import InMemory
 from trainer.methods import METHODS
 from trainer.preflight.lengths import fit, max_length_of
 from trainer.preflight.prepared import Prepared
@@ -70,8 +71,8 @@ def prepare(config: TrainConfig) -> Prepared:
         tokenizer=tokenizer,
         outline=outline,
         template=template,
-        train=fitting_train,
-        validation=fitting_validation,
+        train=InMemory(fitting_train),
+        validation=InMemory(fitting_validation),
         train_paths=train_paths,
         validation_paths=validation_paths,
         num_overlong=num_long + num_long_validation,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer.tokens import Encoded
+from trainer.examples import Examples
 from understudy.prompt import PromptTemplate
 
 
@@ -17,8 +17,8 @@ class Prepared:
     outline: PreTrainedModel
     """The base without weights, on the `meta` device."""
     template: PromptTemplate
-    train: list[Encoded]
-    validation: list[Encoded]
+    train: Examples
+    validation: Examples
     train_paths: tuple[Path, ...]
     validation_paths: tuple[Path, ...]
     """Empty if validation is a share of the training files."""
