@@ -1,9 +1,14 @@
 """From checked inputs to a job that can train."""
 
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from trainer import held, model, preflight
 from trainer.config import TrainConfig
 from trainer.job import Job
-from trainer.methods import METHODS
+from trainer.methods import METHODS, Start
 from trainer.objectives import OBJECTIVES
 from trainer.resolve import should_hold
 from trainer.schedule import seeded
@@ -20,8 +25,14 @@ def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
     base = model.load_base(
         config.base, quantization=config.quantization, dtype=dtype, device=config.device
     )
+    method, objective = METHODS[config.method.type], OBJECTIVES["supervised"]
+
+    def summed_loss(model: PreTrainedModel, example: Any) -> Tensor:
+        return objective.summed_loss(model, objective.collate([example], str(model.device)))
+
     with seeded(config.seed, "adapter"):
-        attached = METHODS[config.method.type].attach(base, config.method, prepared.tokenizer)
+        attached = method.attach(base, config.method, prepared.tokenizer)
+        method.initialise(attached, config.method, Start(config, prepared.train, summed_loss))
     if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
         held.hold(attached)
-    return Job(config, attached, OBJECTIVES["supervised"], prepared.train, prepared.validation)
+    return Job(config, attached, objective, prepared.train, prepared.validation)

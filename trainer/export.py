@@ -55,7 +55,7 @@ def write_artifact(
     method = config.method
     manifest = Manifest(
         name=config.name,
-        method=method.type,
+        method=peft.PeftType(model.peft_config["default"].peft_type).value.lower(),
         base_fingerprint=base_fingerprint,
         base_name=config.base.resolve().name,
         base_architecture=architectures[0],

@@ -12,6 +12,7 @@ from trainer.config_file import config_to_json
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
 from trainer.job import Job
 from trainer.log import plot_losses, read_log
+from trainer.methods import METHODS
 from understudy import store
 
 
@@ -29,6 +30,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     records = read_log(output / files.METRICS)
     plot_losses(records, config.name, output / files.PLOT)
 
+    METHODS[config.method.type].simplify(job.model)
     exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
     difference = check_artifact(job.model, exported, probes(prepared))
     template = prepared.template.template

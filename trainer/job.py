@@ -14,6 +14,7 @@ from trainer.batches import epoch_batches, num_steps, steps_per_epoch
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteLossError
 from trainer.examples import Examples, Indices
+from trainer.methods import METHODS
 from trainer.objectives import Objective
 from trainer.schedule import learning_rate_at, seeded
 
@@ -74,8 +75,12 @@ class Job:
         self._epoch = -1
         self._epoch_batches: list[Indices] = []
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        groups = METHODS[config.method.type].parameter_groups(config.method, self.parameters)
+        self._rates = [group.rate for group in groups]
         self._optimizer = torch.optim.AdamW(
-            self.parameters.values(), betas=settings.betas, weight_decay=settings.weight_decay
+            [{"params": [self.parameters[n] for n in group.names]} for group in groups],
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
         )
 
     @property
@@ -117,8 +122,8 @@ class Job:
             self._optimizer.zero_grad()
             rows = ", ".join(row for batch in batches for row in batch.where)
             raise NonFiniteLossError(f"step {self.step + 1}: the gradient is {norm}; rows {rows}")
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate * rate
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.step += 1

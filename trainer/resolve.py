@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.config import LoraConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.held import MAX_AUTOMATIC_BYTES
 from trainer.methods import METHODS
-from trainer.methods.lora import ALPHA_PER_RANK
 
 
 @dataclass(frozen=True)
@@ -27,27 +26,22 @@ def detect_hardware() -> Hardware:
 
 
 def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
-    """`config` with device, dtype, learning rate and alpha set. Raises ConfigError."""
+    """`config` with device, dtype and the defaults of its method set. Raises ConfigError."""
     device = config.device or ("cuda" if hardware.has_cuda else "cpu")
     if device == "cuda" and not hardware.has_cuda:
         raise ConfigError("key 'device': 'cuda' is not available on this machine; use 'cpu'")
     dtype = config.dtype or (
         "bfloat16" if device == "cuda" and hardware.has_cuda_bfloat16 else "float32"
     )
-    method = config.method
-    if isinstance(method, LoraConfig):
-        if method.alpha is None:
-            method = dataclasses.replace(method, alpha=ALPHA_PER_RANK * method.rank)
-    elif (method.init == "text") != bool((method.init_text or "").strip()):
-        raise ConfigError("key 'method.init_text': give it with `init: text`, and only then")
     if config.data.template is not None and config.data.template_name is not None:
         raise ConfigError("keys 'data.template' and 'data.template_name': give one of them")
-    learning_rate = config.optimiser.learning_rate or METHODS[method.type].learning_rate
+    method = METHODS[config.method.type]
+    learning_rate = config.optimiser.learning_rate or method.learning_rate
     return dataclasses.replace(
         config,
         device=device,
         dtype=dtype,
-        method=method,
+        method=method.complete(config.method),
         optimiser=dataclasses.replace(config.optimiser, learning_rate=learning_rate),
     )
 

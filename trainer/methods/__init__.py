@@ -1,8 +1,8 @@
 """Adapter methods by name: each attaches its parameters through PEFT."""
 
 from trainer.methods import lora, prompt_tuning
-from trainer.methods.method import Method
+from trainer.methods.method import Method, ParameterGroup, Start
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "ParameterGroup", "Start"]
 
 METHODS: dict[str, Method] = {"lora": lora.METHOD, "prompt_tuning": prompt_tuning.METHOD}

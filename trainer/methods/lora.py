@@ -1,5 +1,6 @@
 """LoRA through PEFT."""
 
+import dataclasses
 import re
 from typing import cast
 
@@ -76,7 +77,13 @@ def _matches(target: str, name: str, is_pattern: bool) -> bool:
         raise ConfigError(f"key 'method.targets': {target!r} is no regular expression") from error
 
 
+def complete(settings: LoraConfig) -> LoraConfig:
+    """`settings` with alpha."""
+    return dataclasses.replace(settings, alpha=settings.alpha or ALPHA_PER_RANK * settings.rank)
+
+
 METHOD = Method(
+    complete=complete,
     attach=attach,
     detach=detach,
     num_trainable=num_trainable,

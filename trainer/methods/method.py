@@ -1,11 +1,38 @@
 """What the trainer asks of an adapter method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import peft
+from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trainer.config import TrainConfig
+from trainer.examples import Examples
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained parameters, by name, that share a learning rate."""
+
+    names: tuple[str, ...]
+    rate: float = 1.0
+    """Times the run's learning rate."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an initialisation may look at beside the model."""
+
+    config: TrainConfig
+    """Resolved."""
+    examples: Examples
+    """The training examples."""
+    summed_loss: Callable[[PreTrainedModel, Any], Tensor]
+    """Model and one example -> its loss, summed over its terms, and whatever hooks see on the way.
+    """
 
 
 def _no_virtual_tokens(settings: Any) -> int:
@@ -14,6 +41,26 @@ def _no_virtual_tokens(settings: Any) -> int:
 
 def _no_rank(settings: Any) -> int:
     return 0
+
+
+def _as_given(settings: Any) -> Any:
+    return settings
+
+
+def _accept(config: TrainConfig, outline: PreTrainedModel) -> None:
+    pass
+
+
+def _as_attached(model: peft.PeftModel, settings: Any, start: Start) -> None:
+    pass
+
+
+def _as_trained(model: peft.PeftModel) -> None:
+    pass
+
+
+def _one_group(settings: Any, parameters: Mapping[str, Parameter]) -> tuple[ParameterGroup, ...]:
+    return (ParameterGroup(tuple(parameters)),)
 
 
 @dataclass(frozen=True)
@@ -32,3 +79,17 @@ class Method:
     """Positions of the context that it takes."""
     rank: Callable[[Any], int] = _no_rank
     """Largest rank of its updates, as the manifest tells it; 0 if it has none."""
+    complete: Callable[[Any], Any] = _as_given
+    """The settings with those that are null filled in. Raises ConfigError if they contradict each
+    other."""
+    check: Callable[[TrainConfig, PreTrainedModel], None] = _accept
+    """Raises ConfigError for what cannot be trained on a base of this outline, weights unread."""
+    initialise: Callable[[peft.PeftModel, Any, Start], None] = _as_attached
+    """Sets initial values that depend on more than the base as it is loaded; the random state is
+    the one that `attach` left."""
+    parameter_groups: Callable[[Any, Mapping[str, Parameter]], tuple[ParameterGroup, ...]] = (
+        _one_group
+    )
+    """Splits the trained parameters by learning rate; each is in one group."""
+    simplify: Callable[[peft.PeftModel], None] = _as_trained
+    """Makes the trained model the one that is written and served, in place, to the last bit."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import PromptTuningConfig
+from trainer.errors import ConfigError
 from trainer.methods.method import Method
 
 # Of PEFT's own causal-LM prompt tuning guide. Lester et al. (arXiv 2104.08691, section 3.1) use
@@ -71,7 +72,15 @@ def _initial(
     return (torch.randn(count, words.shape[1]) * words.std().cpu()).to(words.device)
 
 
+def complete(settings: PromptTuningConfig) -> PromptTuningConfig:
+    """`settings` as they are. Raises ConfigError."""
+    if (settings.init == "text") != bool((settings.init_text or "").strip()):
+        raise ConfigError("key 'method.init_text': give it with `init: text`, and only then")
+    return settings
+
+
 METHOD = Method(
+    complete=complete,
     attach=attach,
     detach=detach,
     num_trainable=num_trainable,

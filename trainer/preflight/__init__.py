@@ -29,7 +29,9 @@ def prepare(config: TrainConfig) -> Prepared:
     outline = model.load_outline(config.base)
     model.check_shapes(config.base, outline)
     max_length = max_length_of(config, outline)
-    num_trainable = METHODS[config.method.type].num_trainable(outline, config.method)
+    method = METHODS[config.method.type]
+    method.check(config, outline)
+    num_trainable = method.num_trainable(outline, config.method)
     if num_trainable >= outline.num_parameters():
         raise ConfigError(
             f"key 'method': the adapter would have {num_trainable:,} parameters, the base has "
