@@ -37,6 +37,7 @@ examples:
   echo "some text" | understudy generate --adapter summary -
   understudy generate --raw --temperature 0.8 --seed 7 "Once upon a time"
   understudy generate --samples 3 --temperature 1 --adapter summary "..."
+  understudy generate --adapter summary=0.7 --adapter formal=0.3 "some text"
   understudy generate --json --adapter summary "..." | jq -r .generations[0].text
   understudy generate --adapter reviews --choice positive --choice negative "Cold food."
   understudy score --adapter reviews "The food was cold." " good" " bad"
@@ -114,19 +115,20 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     common = _common(DEFAULT_TIMEOUT_S)
-    prompt = argparse.ArgumentParser(add_help=False)
+    raw = argparse.ArgumentParser(add_help=False)
+    raw.add_argument(
+        "--raw", action="store_true", help="take the text as the whole prompt, without template"
+    )
+    prompt = argparse.ArgumentParser(add_help=False, parents=[raw])
     prompt.add_argument(
         "--adapter",
         default="",
         metavar="NAME",
         help="NAME, NAME@VERSION or NAME@ALIAS (default: the bare base)",
     )
-    prompt.add_argument(
-        "--raw", action="store_true", help="take the text as the whole prompt, without template"
-    )
 
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_generate(commands, [common, prompt])
+    _add_generate(commands, [common, raw])
     _add_score(commands, [common, prompt])
 
     classify = commands.add_parser(

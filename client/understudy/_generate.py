@@ -21,6 +21,7 @@ from understudy.types import (
     StreamStarted,
     StructuredOutput,
     TokenLogprob,
+    WeightedAdapter,
 )
 
 _EVENT_NAMES: Mapping[type[StreamEvent], str] = MappingProxyType(
@@ -31,6 +32,15 @@ _EVENT_NAMES: Mapping[type[StreamEvent], str] = MappingProxyType(
 def add_arguments(generate: argparse.ArgumentParser) -> None:
     """The arguments beside those that other commands have, too."""
     generate.add_argument("text", help="the input, - for stdin")
+    generate.add_argument(
+        "--adapter",
+        type=_weighted,
+        action="append",
+        default=[],
+        metavar="NAME[=WEIGHT]",
+        help="NAME, NAME@VERSION or NAME@ALIAS (default: the bare base); given several times, the "
+        "sum of their updates, each times its weight (default 1)",
+    )
     generate.add_argument(
         "--stream",
         action="store_true",
@@ -131,10 +141,25 @@ def generate(client: Client, args: argparse.Namespace) -> None:
         _print_stream(client, request, args.timeout)
 
 
+def _weighted(text: str) -> WeightedAdapter:
+    """`NAME` or `NAME=WEIGHT`."""
+    name, equals, weight = text.partition("=")
+    try:
+        return WeightedAdapter(name, float(weight) if equals else None)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{weight!r} in {text!r} is not a number") from None
+
+
 def _request(args: argparse.Namespace) -> GenerateRequest:
+    chosen: list[WeightedAdapter] = args.adapter
+    # One without a weight needs no sum, so it may be of any kind.
+    is_sum = len(chosen) > 1 or any(one.weight is not None for one in chosen)
+    adapter = chosen[0].adapter if chosen and not is_sum else ""
+    adapters = tuple(chosen) if is_sum else ()
     return GenerateRequest(
         prompt_input(args, args.text),
-        adapter=args.adapter,
+        adapter=adapter,
+        adapters=adapters,
         sampling=SamplingParams(
             temperature=args.temperature,
             top_k=args.top_k,

@@ -365,7 +365,10 @@ class AdapterTiers:
             elif stored and not resident.stored:
                 # Published since it was read from elsewhere: it can make room from now on.
                 resident.stored = self.store.hold(name, version)
-            resident.retired = False
+            if resident.retired:
+                # Its last leases kept it in memory: in service again, it is not read again.
+                resident.retired = False
+                self._tell(AdapterChange.LOADED, (name, version))
             if pin:
                 self._pin(resident, True)
             if wanted is None:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from dataclasses import dataclass, replace
 
 from server.errors import DrainingError, SlowWatcherError
 from server.types import AdapterChange, AdapterEvent, Tier
+
+_LOG = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
@@ -121,6 +124,7 @@ class AdapterFeed:
             event = self._pending.popleft()
             told = self._apply(event)
             if told is not None:
+                _log(told)
                 for watch in self._watches:
                     watch.put(told)
 
@@ -134,7 +138,8 @@ class AdapterFeed:
         key = event.name, event.version
         known = self._in_memory.get(key)
         if event.kind is AdapterChange.LOADED:
-            known = InMemory(event.tier, pinned=False)
+            # Back in service before it left memory, it may still have its slot.
+            known = known or InMemory(event.tier, pinned=False)
         elif event.kind is AdapterChange.TIER and event.tier is Tier.DISK:
             self._in_memory.pop(key, None)
             return event
@@ -146,3 +151,16 @@ class AdapterFeed:
             known = InMemory(known.tier, event.pinned)
         self._in_memory[key] = known
         return replace(event, tier=known.tier, pinned=known.pinned)
+
+
+def _log(event: AdapterEvent) -> None:
+    if event.kind is AdapterChange.ALIAS:
+        name = f"{event.name}@{event.alias}" if event.alias else event.name
+        _LOG.info("adapter %s: now %s", name, event.version or "nothing")
+        return
+    # Slots change hands all the time; what is in service does not.
+    level = logging.DEBUG if event.kind is AdapterChange.TIER else logging.INFO
+    what = event.tier.value if event.kind is AdapterChange.TIER else event.kind.value
+    if event.kind is AdapterChange.PINNED and not event.pinned:
+        what = "no longer pinned"
+    _LOG.log(level, "adapter %s@%s: %s", event.name, event.version, what)

@@ -76,6 +76,19 @@ def test_generate_sends_its_flags(scripted: Any, run: Run, wire: Any) -> None:
     )
 
 
+def test_generate_sums_adapters(scripted: Any, run: Run, wire: Any) -> None:
+    scripted.handlers["Generate"] = wire.echo
+    flags = ("--adapter", "a=0.75", "--adapter", "b@stable")
+    assert run("generate", "--json", *flags, "x")[0] == 0
+    assert scripted.requests["Generate"][0].adapters == [
+        types_pb.WeightedAdapter(adapter="a", weight=0.75),
+        types_pb.WeightedAdapter(adapter="b@stable"),
+    ]
+    code, _, err = run("generate", "--adapter", "a=much", "x")
+    assert code == 2
+    assert "'much' in 'a=much' is not a number" in err
+
+
 def test_generate_sends_one_form_of_output(
     scripted: Any, run: Run, wire: Any, tmp_path: Path
 ) -> None:

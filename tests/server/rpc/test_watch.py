@@ -245,3 +245,27 @@ async def test_a_watch_keeps_so_much() -> None:
         watch.put(event(AdapterChange.LOADED, "1"))
     with pytest.raises(SlowWatcherError, match="more than 3 changes behind"):
         await watch.next()
+
+
+def test_back_in_service_before_its_last_lease_ends(
+    server: Server, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never out of memory, it has its slot still; watchers and the log tell that it is back."""
+    caplog.set_level("INFO", "server.rpc.watch")
+    running = stream(server, long_request("pirate"))
+    next(running)
+    version = client.adapters.get("pirate").adapter.version
+    with client.adapters.watch(timeout=60) as events:
+        while short(next(events))[0] != "synced":
+            pass
+        client.adapters.unload("pirate")
+        client.adapters.load("pirate")
+        seen = [short(next(events)) for _ in range(2)]
+    running.cancel()
+    assert seen == [("unloaded", "pirate", "device"), ("loaded", "pirate", "device")]
+    lines = [record.getMessage() for record in caplog.records]
+    for told in ("loaded", "unloaded", "loaded"):
+        line = f"adapter pirate@{version}: {told}"
+        assert line in lines
+        lines = lines[lines.index(line) + 1 :]
+    eventually(lambda: server.sample("understudy_leases") == 0)
