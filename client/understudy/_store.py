@@ -13,6 +13,7 @@ from typing import Any
 
 from understudy import garbage
 from understudy import store as layout
+from understudy._adopt import QUANTIZATIONS, adopted
 from understudy._output import print_json, print_table
 from understudy.artifact import (
     MANIFEST_FILE,
@@ -30,6 +31,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _EXAMPLES = """\
 examples:
   understudy store publish runs/my-adapter/adapter
+  understudy store publish my-peft-folder --name my-adapter --base BASE --template prompt.txt
   understudy store list --store store
   understudy store alias my-adapter stable latest
   understudy store alias my-adapter latest 5745d63b35da8e72
@@ -72,6 +74,23 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     publish_.add_argument("artifact", type=Path, metavar="DIR", help="the artifact's directory")
     publish_.add_argument("--name", default="", help="its name (default: the manifest's)")
+    elsewhere = publish_.add_argument_group(
+        f"an adapter trained elsewhere (PEFT's files without {MANIFEST_FILE}; --name is needed)"
+    )
+    elsewhere.add_argument(
+        "--base", type=Path, metavar="DIR", help="the base model's directory it was trained over"
+    )
+    elsewhere.add_argument(
+        "--template", type=Path, metavar="FILE", help="Jinja text of its prompts (default: none)"
+    )
+    elsewhere.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="of the base while it was trained (default: none)",
+    )
+    elsewhere.add_argument(
+        "--adds-tokens", action="store_true", help="its tokenizer's files belong to it"
+    )
 
     alias = action(
         "alias", set_alias, "point an alias at a version", "alias my-adapter stable latest"
@@ -157,9 +176,18 @@ def publish(args: argparse.Namespace) -> int:
     """Publishes an artifact and says which version it is."""
     if not args.artifact.is_dir():
         raise ArtifactError(f"{args.artifact}: no such directory")
-    manifest = read_manifest(args.artifact) or _no_manifest(args.artifact)
-    name = args.name or manifest.name
-    version = layout.publish(args.artifact, _store(args, must_exist=False), name)
+    store = _store(args, must_exist=False)
+    manifest = read_manifest(args.artifact)
+    if manifest is not None:
+        if args.base or args.template or args.quantization or args.adds_tokens:
+            raise ArtifactError(
+                f"{args.artifact}: its {MANIFEST_FILE} tells base and template; leave out --base, "
+                "--template, --quantization and --adds-tokens"
+            )
+        name = args.name or manifest.name
+        version = layout.publish(args.artifact, store, name)
+    else:
+        name, version = _adopt(args, store)
     if args.json:
         print_json({"name": name, "version": version})
     else:
@@ -273,11 +301,19 @@ def _resolve(store: Path, name: str, selector: str) -> str:
     return version
 
 
-def _no_manifest(folder: Path) -> Any:
-    raise ArtifactError(
-        f"{folder}: holds no {MANIFEST_FILE}; a run's is in its folder `adapter`; "
-        "`understudy.artifact.seal` gives one to an adapter from elsewhere"
-    )
+def _adopt(args: argparse.Namespace, store: Path) -> tuple[str, str]:
+    if not args.base or not args.name:
+        raise ArtifactError(
+            f"{args.artifact}: holds no {MANIFEST_FILE} (a run's is in its folder `adapter`); for "
+            "an adapter from elsewhere give --name and --base"
+        )
+    with adopted(
+        args.artifact, args.base, args.name,
+        template=args.template,
+        quantization=args.quantization or "none",
+        adds_tokens=args.adds_tokens,
+    ) as artifact:  # fmt: skip
+        return args.name, layout.publish(artifact, store, args.name)
 
 
 def _size(path: Path) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.test_artifact import write_safetensors
 from tests.client.test_store_crash import make_artifact
 from understudy import store
 from understudy.__main__ import main
-from understudy.artifact import MANIFEST_FILE, TENSORS_FILE
+from understudy.artifact import MANIFEST_FILE, TENSORS_FILE, base_fingerprint
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -163,3 +164,38 @@ def test_a_disk_that_fails_is_exit_code_1(run: Run, versions: list[str], tmp_pat
     assert code == 1
     assert err.startswith(f"understudy: {tmp_path / 'file'}")
     assert err.count("\n") == 1
+
+
+def test_an_adapter_from_elsewhere_gets_its_manifest(run: Run, tmp_path: Path) -> None:
+    base = tmp_path / "my-base"
+    base.mkdir()
+    (base / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    write_safetensors(base / "model.safetensors", {"w": ([2], bytes(8))})
+    folder = make_artifact(tmp_path / "peft", 1)
+    (folder / MANIFEST_FILE).unlink()
+    (tmp_path / "prompt.txt").write_text("Say it again: {{ input }}\n")
+    flags = ("--name", "mine", "--base", base, "--template", tmp_path / "prompt.txt")
+    code, out, err = run("publish", folder, *flags, "--quantization", "nf4", "--json")
+    assert (code, err) == (0, "")
+    found = store.verify_version(tmp_path / "store", "mine", json.loads(out)["version"])
+    assert found.base_fingerprint == base_fingerprint(base)
+    assert (found.method, found.rank, found.base_name) == ("lora", 2, "my-base")
+    assert (found.base_architecture, found.quantization) == ("LlamaForCausalLM", "nf4")
+    assert found.prompt_template == "Say it again: {{ input }}\n"
+    assert not (folder / MANIFEST_FILE).exists(), "the given folder stays as it was"
+
+    (tmp_path / "wrong.txt").write_text("{{ input")
+    sealed = make_artifact(tmp_path / "sealed", 2)
+    for given, said in [
+        ((folder,), "give --name and --base"),
+        ((folder, "--name", "mine", "--base", tmp_path / "none"), "none"),
+        ((folder, *flags[:4], "--template", tmp_path / "wrong.txt"), "wrong.txt"),
+        ((folder, *flags, "--adds-tokens"), "holds no tokenizer.json"),
+        ((sealed, "--base", base), "its understudy.json tells base and template"),
+    ]:
+        code, _, err = run("publish", *given)
+        assert code == 2
+        assert said in err
+        assert err.count("\n") == 1
+    (folder / "adapter_config.json").write_text("{}")
+    assert "no 'peft_type'" in run("publish", folder, *flags)[2]
