@@ -9,7 +9,6 @@ from trainer import held, model, preflight
 from trainer.config import TrainConfig
 from trainer.job import Job
 from trainer.methods import METHODS, Start
-from trainer.objectives import OBJECTIVES
 from trainer.resolve import should_hold
 from trainer.schedule import seeded
 
@@ -23,9 +22,16 @@ def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
     assert config.dtype is not None
     dtype = model.DTYPES[config.dtype]
     base = model.load_base(
-        config.base, quantization=config.quantization, dtype=dtype, device=config.device
+        config.base,
+        quantization=config.quantization,
+        dtype=dtype,
+        device=config.device,
+        task=prepared.objective.task,
     )
-    method, objective = METHODS[config.method.type], OBJECTIVES["supervised"]
+    if prepared.objective.labels:
+        with seeded(config.seed, "head"):
+            model.give_head(base, len(prepared.objective.labels))
+    method, objective = METHODS[config.method.type], prepared.objective
 
     def summed_loss(model: PreTrainedModel, example: Any) -> Tensor:
         return objective.summed_loss(model, objective.collate([example], str(model.device)))

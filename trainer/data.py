@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,16 @@ def is_chat(rows: Sequence[Row], format_name: str) -> bool:
     return format_name == "chat" or (format_name == "auto" and "messages" in rows[0].fields)
 
 
-def default_template(rows: Sequence[Row], completion_column: str) -> str:
+def default_template(rows: Sequence[Row], targets: Collection[str]) -> str:
     """The bare template for rows without wording: `{{ prompt }}` or `{{ input }}`.
 
-    Raises DataError if the first row has neither column.
+    `targets` are the columns to learn. Raises DataError if the first row has neither column.
     """
     columns = rows[0].fields
     for name in ("prompt", "input"):
         if name in columns:
             return f"{{{{ {name} }}}}"
-    others = ", ".join(sorted(columns.keys() - {completion_column})) or "nothing else"
+    others = ", ".join(sorted(columns.keys() - set(targets))) or "nothing else"
     raise DataError(
         f"{rows[0].where}: no column 'prompt' or 'input' (there is {others}); "
         "name the columns in data.template"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from trainer.config import TrainConfig
 from trainer.errors import ExportError
 from trainer.held import release
 from trainer.methods import METHODS
+from trainer.objectives import Objective
 from trainer.preflight import Prepared
-from trainer.tokens import Encoded, collate
+from trainer.tokens import Encoded
 from understudy.artifact import CONFIG_FILE, Manifest, read_json_object, seal
 
 RUN_FILE = "run.json"
@@ -68,6 +70,7 @@ def write_artifact(
             "eos": tokenizer.eos_token_id,
             "pad": tokenizer.pad_token_id,
         },
+        labels=list(prepared.objective.labels),
     )
     return Exported(directory, seal(directory, manifest))
 
@@ -93,21 +96,22 @@ def probes(prepared: Prepared) -> list[Encoded]:
     return [examples[index] for index in shortest]
 
 
-def check_artifact(model: peft.PeftModel, exported: Exported, probes: list[Encoded]) -> float:
+def check_artifact(
+    model: peft.PeftModel, exported: Exported, objective: Objective, probes: Sequence[Encoded]
+) -> float:
     """Loads the artifact onto the base again and compares logits; returns the largest difference.
 
     Consumes `model`: its adapter is detached. Raises ExportError if they differ beyond rounding.
     """
-    device = next(model.parameters()).device
-    input_ids = collate(probes, device).input_ids
+    batch = objective.collate(probes, str(next(model.parameters()).device))
     release(model)
-    trained = _logits(model, input_ids)
+    trained = _logits(model, objective, batch)
     base = METHODS[exported.manifest.method].detach(model)
     with warnings.catch_warnings():
         # Of PEFT about a base without a name on the hub.
         warnings.simplefilter("ignore", UserWarning)
         written = peft.PeftModel.from_pretrained(base, str(exported.directory))
-    difference = (_logits(written, input_ids) - trained).abs().max().item()
+    difference = (_logits(written, objective, batch) - trained).abs().max().item()
     limit = MAX_RELATIVE_DIFFERENCE * trained.abs().max().item()
     if not difference <= limit:
         raise ExportError(
@@ -118,9 +122,9 @@ def check_artifact(model: peft.PeftModel, exported: Exported, probes: list[Encod
 
 
 @torch.no_grad()
-def _logits(model: peft.PeftModel, input_ids: Tensor) -> Tensor:
+def _logits(model: peft.PeftModel, objective: Objective, batch: Any) -> Tensor:
     model.eval()
-    return model(input_ids=input_ids).logits.float()  # type: ignore[no-any-return]
+    return objective.logits(model, batch).float()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
 
     METHODS[config.method.type].simplify(job.model)
     exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
-    difference = check_artifact(job.model, exported, probes(prepared))
+    difference = check_artifact(job.model, exported, prepared.objective, probes(prepared))
     template = prepared.template.template
     run = {
         "name": config.name,

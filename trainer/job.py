@@ -136,7 +136,7 @@ class Job:
     def validate(self) -> float:
         """Mean loss per term over the validation examples; keeps the state if it is the best."""
         begin = time.monotonic()
-        total, num_terms = 0.0, 0
+        total, num_terms = 0.0, 0.0
         self.model.eval()
         size = self.config.optimiser.batch_size
         order = np.argsort(self._validation.lengths, kind="stable")

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -30,6 +32,18 @@ EXPERT_KEYS = (
     "moe_num_experts",
     "num_moe_experts",
 )
+
+# PEFT's task types -> the class of model that learns them, and what a base must be for it.
+CLASSES: dict[str, Any] = {
+    "CAUSAL_LM": AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
+    "SEQ_CLS": AutoModelForSequenceClassification,
+}
+WORDS = {
+    "CAUSAL_LM": "a decoder",
+    "SEQ_2_SEQ_LM": "an encoder-decoder",
+    "SEQ_CLS": "a model to classify with",
+}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -60,22 +74,45 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_outline(directory: Path) -> PreTrainedModel:
-    """The base's modules without weights, on the `meta` device: what can be adapted, how large.
-
-    Raises BaseModelError if transformers cannot make a decoder of it, or it has experts.
-    """
+def read_config(directory: Path) -> PreTrainedConfig:
+    """The base's `config.json`. Raises BaseModelError if transformers does not know such a model,
+    or it has experts."""
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        _refuse_experts(config, directory)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         message = " ".join(str(error).split())[:300]
-        raise BaseModelError(f"base {str(directory)!r}: not a decoder: {message}") from error
-    if model.get_output_embeddings() is None:
+        raise BaseModelError(f"base {str(directory)!r}: not a model: {message}") from error
+    _refuse_experts(config, directory)
+    return config  # type: ignore[no-any-return]
+
+
+def load_outline(directory: Path, task: str = "CAUSAL_LM") -> PreTrainedModel:
+    """The base's modules without weights, on the `meta` device: what can be adapted, how large.
+
+    Raises BaseModelError if transformers cannot make a model for `task` of it, or it has experts.
+    """
+    config = read_config(directory)
+    try:
+        with torch.device("meta"):
+            model = CLASSES[task].from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"base {str(directory)!r}: not {WORDS[task]}: {message}") from error
+    if task != "SEQ_CLS" and model.get_output_embeddings() is None:
         raise BaseModelError(f"base {str(directory)!r}: the model predicts no tokens")
     return model  # type: ignore[no-any-return]
+
+
+def task_of(model: PreTrainedModel) -> str:
+    """PEFT's task type of a model that `load_base` or `load_outline` gave."""
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def output_head(model: PreTrainedModel) -> nn.Module | None:
+    """What maps the last hidden states to tokens or classes."""
+    return model.get_output_embeddings() or getattr(model, "score", None)
 
 
 def _refuse_experts(config: PreTrainedConfig, directory: Path) -> None:
@@ -115,19 +152,31 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 
 def load_base(
-    directory: Path, *, quantization: str, dtype: torch.dtype, device: str
+    directory: Path,
+    *,
+    quantization: str,
+    dtype: torch.dtype,
+    device: str,
+    task: str = "CAUSAL_LM",
 ) -> PreTrainedModel:
-    """The base with frozen weights, quantized.
+    """The base with frozen weights, quantized, as the class that learns `task`.
+
+    For SEQ_CLS `give_head` must follow.
 
     NF4 has blocks of 64 and double quantization. Norms, embeddings and the output head keep
     `dtype`: raising them to float32, as PEFT's prepare_model_for_kbit_training does, would train
     against other numbers than are served. Reads safetensors only. Raises BaseModelError if
     weights are missing or cannot be loaded.
     """
+    config = read_config(directory)
+    if task == "SEQ_CLS":
+        # transformers classifies no batch without one; which token it is does not matter here.
+        config.get_text_config().pad_token_id = config.get_text_config().pad_token_id or 0
     try:
         with _quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = CLASSES[task].from_pretrained(
                 directory,
+                config=config,
                 local_files_only=True,
                 use_safetensors=True,
                 quantization_config=_quantization_config(quantization, dtype),
@@ -139,16 +188,32 @@ def load_base(
         message = " ".join(str(error).split())[:300]
         raise BaseModelError(f"base {str(directory)!r}: cannot be loaded: {message}") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    if info["missing_keys"]:
+    missing = set(info["missing_keys"])
+    if task == "SEQ_CLS":
+        missing -= {"score.weight"}
+    if missing:
         # transformers would go on with random numbers in their place.
         raise BaseModelError(
-            f"base {str(directory)!r}: its weights lack {len(info['missing_keys'])} tensors, such "
-            f"as {min(info['missing_keys'])}"
+            f"base {str(directory)!r}: its weights lack {len(missing)} tensors, such as "
+            f"{min(missing)}"
         )
     keep_weights_as_loaded(model)
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def give_head(model: PreTrainedModel, num_labels: int) -> None:
+    """Gives a model for SEQ_CLS a fresh head `score` [num_labels, H] in float32.
+
+    Drawn from torch's current state, with the deviation that the base's own weights began with.
+    """
+    old = model.get_submodule("score").get_parameter("weight")
+    head = nn.Linear(old.shape[1], num_labels, bias=False, dtype=torch.float32)
+    deviation = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
+    nn.init.normal_(head.weight, std=deviation)
+    model.score = head.to(old.device).requires_grad_(False)
+    model.config.num_labels = num_labels
 
 
 def keep_weights_as_loaded(model: nn.Module) -> None:

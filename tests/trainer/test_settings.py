@@ -21,8 +21,7 @@ from trainer.job import Job
 from trainer.log import read_log
 from trainer.methods import METHODS
 from trainer.model import load_base, load_tokenizer
-from trainer.objectives import OBJECTIVES
-from trainer.objectives.supervised import summed_loss_plain
+from trainer.objectives.supervised import Supervised, summed_loss_plain
 from trainer.resolve import Hardware, resolve
 from trainer.schedule import learning_rate_at, seeded
 from trainer.tokens import Encoded, collate, encode
@@ -52,13 +51,7 @@ def make_job(base: Path, optimiser: OptimiserConfig, method: LoraConfig) -> Job:
         optimiser=optimiser,
     )
     resolved = resolve(config, Hardware(has_cuda=False, has_cuda_bfloat16=False))
-    return Job(
-        resolved,
-        attach(base, method),
-        OBJECTIVES["supervised"],
-        InMemory(encoded(base)),
-        InMemory([]),
-    )
+    return Job(resolved, attach(base, method), Supervised(), InMemory(encoded(base)), InMemory([]))
 
 
 def test_base_is_quantized_as_qlora_does(base: Path) -> None:

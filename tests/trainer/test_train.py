@@ -19,9 +19,9 @@ from trainer.errors import ExportError
 from trainer.export import Exported, check_artifact
 from trainer.log import read_log
 from trainer.model import load_base, load_tokenizer
-from trainer.objectives import OBJECTIVES, Objective
+from trainer.objectives.supervised import Supervised, summed_loss
 from trainer.schedule import learning_rate_at
-from trainer.tokens import Batch, Encoded, collate
+from trainer.tokens import Batch, Encoded
 from understudy.artifact import verify
 from understudy.prompt import PromptTemplate
 
@@ -163,11 +163,10 @@ def test_a_loss_that_is_not_a_number_stops_with_its_rows(
     def sometimes_nan(model: Any, batch: Batch) -> Tensor:
         nonlocal num_calls
         num_calls += 1
-        loss = OBJECTIVES["supervised"].summed_loss(model, batch)
+        loss = summed_loss(model, batch)
         return loss * float("nan") if num_calls == 3 else loss
 
-    broken = Objective(collate, sometimes_nan)
-    monkeypatch.setattr("trainer.build.OBJECTIVES", {"supervised": broken})
+    monkeypatch.setattr("trainer.objectives.supervised.summed_loss", sometimes_nan)
     config = write_config()
     assert main(["train", str(config), "--set", "data.validation=0"]) == 1
     error = capsys.readouterr().err
@@ -188,7 +187,7 @@ def test_an_artifact_that_computes_otherwise_is_refused(
     save_file({**tensors, name: tensors[name] + 0.01}, path)
     probe = Encoded((5, 6, 7), (8, 0), "f:1")
     with pytest.raises(ExportError, match="differ by"):
-        check_artifact(model, Exported(artifact, manifest), [probe])
+        check_artifact(model, Exported(artifact, manifest), Supervised(), [probe])
 
 
 def test_learning_rate_rises_and_falls() -> None:

@@ -6,6 +6,7 @@ method or the machine and are filled in by `trainer.resolve`.
 
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraConfig, Method, PromptTuningConfig
+from trainer.config.objectives import Objective, SupervisedConfig
 from trainer.config.run import OutputConfig, TrainConfig
 from trainer.config.training import LoopConfig, OptimiserConfig
 
@@ -14,8 +15,10 @@ __all__ = [
     "LoopConfig",
     "LoraConfig",
     "Method",
+    "Objective",
     "OptimiserConfig",
     "OutputConfig",
     "PromptTuningConfig",
+    "SupervisedConfig",
     "TrainConfig",
 ]

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from trainer.config.common import STRICT, Positive
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraConfig, Method
+from trainer.config.objectives import Objective, SupervisedConfig
 from trainer.config.training import LoopConfig, OptimiserConfig
 
 
@@ -35,6 +36,7 @@ class TrainConfig:
     data: DataConfig
     output: OutputConfig
     method: Method = Field(default_factory=LoraConfig)
+    objective: Objective = Field(default_factory=SupervisedConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     loop: LoopConfig = Field(default_factory=LoopConfig)
     quantization: Literal["nf4", "int8", "none"] = "nf4"

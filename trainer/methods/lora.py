@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer.config import LoraConfig
 from trainer.errors import ConfigError
 from trainer.methods.method import Method
+from trainer.model import output_head, task_of
 
 # QLoRA (arXiv 2305.14314), table 9, for models up to 13B. LoRA's best rate hardly depends on the
 # model's size (Schulman et al., "LoRA Without Regret", 2025).
@@ -26,7 +27,7 @@ def attach(
     return peft.get_peft_model(
         base,
         peft.LoraConfig(
-            task_type=peft.TaskType.CAUSAL_LM,
+            task_type=task_of(base),
             r=settings.rank,
             lora_alpha=settings.alpha or ALPHA_PER_RANK * settings.rank,
             lora_dropout=settings.dropout,
@@ -44,12 +45,12 @@ def detach(model: peft.PeftModel) -> PreTrainedModel:
 def num_trainable(outline: PreTrainedModel, settings: LoraConfig) -> int:
     """Parameters that `attach` would add. Raises ConfigError if a target names no linear layer."""
     linears = {name: m for name, m in outline.named_modules() if isinstance(m, nn.Linear)}
-    adapted = _targets(linears, settings.targets, outline.get_output_embeddings())
+    adapted = _targets(linears, settings.targets, output_head(outline))
     return sum(settings.rank * (m.in_features + m.out_features) for m in adapted)
 
 
 def _targets(
-    linears: dict[str, nn.Linear], targets: str | tuple[str, ...], head: nn.Module
+    linears: dict[str, nn.Linear], targets: str | tuple[str, ...], head: nn.Module | None
 ) -> list[nn.Linear]:
     if targets == "all-linear":
         return [module for module in linears.values() if module is not head]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer.config import PromptTuningConfig
 from trainer.errors import ConfigError
 from trainer.methods.method import Method
+from trainer.model import task_of
 
 # Of PEFT's own causal-LM prompt tuning guide. Lester et al. (arXiv 2104.08691, section 3.1) use
 # 0.3, with Adafactor, whose steps scale with the parameters' size.
@@ -28,7 +29,7 @@ def attach(
     model = peft.get_peft_model(
         base,
         peft.PromptTuningConfig(
-            task_type=peft.TaskType.CAUSAL_LM,
+            task_type=task_of(base),
             num_virtual_tokens=settings.num_virtual_tokens,
             prompt_tuning_init=peft.PromptTuningInit.RANDOM,
         ),

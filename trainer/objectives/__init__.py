@@ -1,25 +1,17 @@
-"""Objectives: each turns a batch into a loss."""
+"""Objectives by name: each owns what stands between a row and a loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from transformers import PreTrainedConfig
 
-from trainer import tokens
 from trainer.objectives import supervised
+from trainer.objectives.objective import Batch, Example, Objective
 
+__all__ = ["OBJECTIVES", "Batch", "Example", "Objective"]
 
-@dataclass(frozen=True)
-class Objective:
-    """What the loop asks of an objective."""
-
-    collate: Callable[[list[Any], str], Any]
-    """Examples and device -> batch, with `num_tokens`, `num_terms` and `where`."""
-    summed_loss: Callable[[Any, Any], Tensor]
-    """Model and batch -> loss summed over `num_terms` terms."""
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "supervised": Objective(tokens.collate, supervised.summed_loss),
+OBJECTIVES: dict[str, Callable[[Any, PreTrainedConfig], Objective]] = {
+    "supervised": supervised.make,
 }
+"""Its settings of `trainer.config` and the base's configuration -> the objective. Raises
+BaseModelError if that base cannot learn it."""

@@ -1,13 +1,58 @@
 """Next-token cross-entropy on completions."""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer.tokens import IGNORED, Batch
+from trainer import tokens
+from trainer.config import DataConfig, SupervisedConfig
+from trainer.data import Example, Row, to_examples
+from trainer.objectives.objective import Objective
+from trainer.tokens import IGNORED, Batch, Encoded
+from understudy.prompt import PromptTemplate
+
+
+class Supervised(Objective):
+    """Learns the completion that follows a prompt."""
+
+    task = "CAUSAL_LM"
+
+    def target_columns(self, data: DataConfig) -> tuple[str, ...]:
+        """The completion's."""
+        return (data.completion_column,)
+
+    def read(
+        self, rows: Sequence[Row], template: PromptTemplate, data: DataConfig, *, chat: bool
+    ) -> list[Example]:
+        """Prompt and completion of each row. Raises DataError."""
+        return to_examples(rows, template, chat=chat, completion_column=data.completion_column)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    ) -> list[Encoded]:
+        """Token ids of prompts and completions."""
+        return tokens.encode(tokenizer, examples)
+
+    def collate(self, examples: Sequence[Encoded], device: str) -> Batch:
+        """Padded on the right."""
+        return tokens.collate(examples, device)
+
+    def summed_loss(self, model: Any, batch: Batch) -> Tensor:
+        """See `summed_loss` below."""
+        return summed_loss(model, batch)
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """Of every position: [B, T, V]."""
+        return cast(Tensor, model(input_ids=batch.input_ids).logits)
+
+
+def make(settings: SupervisedConfig, base: PreTrainedConfig) -> Objective:
+    """The objective for a base of this configuration."""
+    return Supervised()
 
 
 def summed_loss(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -7,10 +7,10 @@ from trainer.config import TrainConfig
 from trainer.errors import ConfigError, DataError
 from trainer.examples import InMemory
 from trainer.methods import METHODS
+from trainer.objectives import OBJECTIVES
 from trainer.preflight.lengths import fit, max_length_of
 from trainer.preflight.prepared import Prepared
 from trainer.preflight.wording import choose_template
-from trainer.tokens import encode
 from understudy.artifact import ArtifactError, check_name
 
 __all__ = ["Prepared", "choose_template", "prepare"]
@@ -26,7 +26,9 @@ def prepare(config: TrainConfig) -> Prepared:
     except ArtifactError as error:
         raise ConfigError(f"key 'name': {error}") from error
     model.check_directory(config.base)
-    outline = model.load_outline(config.base)
+    base_config = model.read_config(config.base)
+    objective = OBJECTIVES[config.objective.type](config.objective, base_config)
+    outline = model.load_outline(config.base, objective.task)
     model.check_shapes(config.base, outline)
     max_length = max_length_of(config, outline)
     method = METHODS[config.method.type]
@@ -42,10 +44,9 @@ def prepare(config: TrainConfig) -> Prepared:
     train_paths = _paths(config.data.train)
     rows = data.read_rows(train_paths)
     chat = data.is_chat(rows, config.data.format)
-    template = choose_template(config, rows, tokenizer, chat)
-    examples = data.to_examples(
-        rows, template, chat=chat, completion_column=config.data.completion_column
-    )
+    targets = objective.target_columns(config.data)
+    template = choose_template(config, rows, tokenizer, chat, targets)
+    examples = objective.read(rows, template, config.data, chat=chat)
     validation_paths: tuple[Path, ...] = ()
     if isinstance(config.data.validation, float | int):
         train, validation = data.split_by_hash(examples, config.data.validation, config.seed)
@@ -58,21 +59,21 @@ def prepare(config: TrainConfig) -> Prepared:
     else:
         validation_paths = _paths(config.data.validation)
         train = examples
-        validation = data.to_examples(
-            data.read_rows(validation_paths),
-            template,
-            chat=chat,
-            completion_column=config.data.completion_column,
-        )
+        rows = data.read_rows(validation_paths)
+        validation = objective.read(rows, template, config.data, chat=chat)
     data.check_no_leak(train, validation)
     validation = data.draw(validation, config.data.max_validation_rows, config.seed)
 
-    fitting_train, num_long = fit(encode(tokenizer, train), max_length, config)
-    fitting_validation, num_long_validation = fit(encode(tokenizer, validation), max_length, config)
+    objective = objective.bound(train)
+    encoded = objective.encode(tokenizer, train)
+    fitting_train, num_long = fit(encoded, max_length, config)
+    encoded = objective.encode(tokenizer, validation)
+    fitting_validation, num_long_validation = fit(encoded, max_length, config)
     return Prepared(
         tokenizer=tokenizer,
         outline=outline,
         template=template,
+        objective=objective,
         train=InMemory(fitting_train),
         validation=InMemory(fitting_validation),
         train_paths=train_paths,

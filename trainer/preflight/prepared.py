@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.examples import Examples
+from trainer.objectives import Objective
 from understudy.prompt import PromptTemplate
 
 
@@ -17,6 +18,7 @@ class Prepared:
     outline: PreTrainedModel
     """The base without weights, on the `meta` device."""
     template: PromptTemplate
+    objective: Objective
     train: Examples
     validation: Examples
     train_paths: tuple[Path, ...]

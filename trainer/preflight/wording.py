@@ -16,15 +16,19 @@ def choose_template(
     rows: Sequence[data.Row],
     tokenizer: PreTrainedTokenizerBase,
     chat: bool,
+    targets: Sequence[str],
 ) -> PromptTemplate:
-    """The run's prompt template: given, named, the tokenizer's for chat, or the bare column."""
+    """The run's prompt template: given, named, the tokenizer's for chat, or the bare column.
+
+    `targets` are the columns to learn, which it must not read. Raises ConfigError or DataError.
+    """
     settings = config.data
     text = settings.template
     if text is None and settings.template_name is not None:
         text = template_by_name(settings.template_name)
     if text is None:
         if not chat:
-            text = data.default_template(rows, settings.completion_column)
+            text = data.default_template(rows, targets)
         elif isinstance(tokenizer.chat_template, str):
             text = bind_chat_template(
                 tokenizer.chat_template,
@@ -43,8 +47,7 @@ def choose_template(
             "key 'data.template': rows hold messages, so the template must read 'messages' and "
             f"nothing else; it reads {', '.join(sorted(template.variables))}"
         )
-    if not chat and settings.completion_column in template.variables:
-        raise ConfigError(
-            f"key 'data.template': it reads {settings.completion_column!r}, the text to learn"
-        )
+    for column in targets:
+        if not chat and column in template.variables:
+            raise ConfigError(f"key 'data.template': it reads {column!r}, the text to learn")
     return template
