@@ -37,8 +37,8 @@ def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
         return objective.summed_loss(model, objective.collate([example], str(model.device)))
 
     with seeded(config.seed, "adapter"):
-        attached = method.attach(base, config.method, prepared.tokenizer)
-        method.initialise(attached, config.method, Start(config, prepared.train, summed_loss))
+        attached = method.attach(base, prepared.method, prepared.tokenizer)
+        method.initialise(attached, prepared.method, Start(config, prepared.train, summed_loss))
     if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
         held.hold(attached)
     return Job(config, attached, objective, prepared.train, prepared.validation)

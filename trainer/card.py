@@ -59,7 +59,7 @@ def render_card(manifest: Manifest, run: dict[str, Any]) -> str:
     return _CARD.format(
         name=manifest.name,
         base_name=manifest.base_name,
-        method=manifest.method,
+        method=run["config"]["method"]["type"],
         architecture=manifest.base_architecture,
         quantization=manifest.quantization,
         content_hash=manifest.content_hash,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from trainer.config import TrainConfig
 from trainer.errors import ExportError
 from trainer.held import release
-from trainer.methods import METHODS
+from trainer.methods import METHODS, Method
 from trainer.objectives import Objective
 from trainer.preflight import Prepared
 from trainer.tokens import Encoded
@@ -50,20 +49,20 @@ def write_artifact(
     The base is named by its folder's name; no path of this machine is written.
     """
     shutil.rmtree(directory, ignore_errors=True)
-    model.save_pretrained(str(directory), save_embedding_layers=False)
+    method = METHODS[config.method.type]
+    method.save(model, directory)
     canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
     tokenizer = prepared.tokenizer
     architectures = prepared.outline.config.architectures or [type(prepared.outline).__name__]
-    method = config.method
     manifest = Manifest(
         name=config.name,
-        method=peft.PeftType(model.peft_config["default"].peft_type).value.lower(),
+        method=read_json_object(directory / CONFIG_FILE)["peft_type"].lower(),
         base_fingerprint=base_fingerprint,
         base_name=config.base.resolve().name,
         base_architecture=architectures[0],
         quantization=config.quantization,
-        rank=METHODS[method.type].rank(method),
-        num_virtual_tokens=METHODS[method.type].num_virtual_tokens(method),
+        rank=method.rank(prepared.method),
+        num_virtual_tokens=method.num_virtual_tokens(prepared.method),
         prompt_template=prepared.template.template,
         token_ids={
             "bos": tokenizer.bos_token_id,
@@ -97,20 +96,21 @@ def probes(prepared: Prepared) -> list[Encoded]:
 
 
 def check_artifact(
-    model: peft.PeftModel, exported: Exported, objective: Objective, probes: Sequence[Encoded]
+    model: peft.PeftModel,
+    method: Method,
+    exported: Exported,
+    objective: Objective,
+    probes: Sequence[Encoded],
 ) -> float:
-    """Loads the artifact onto the base again and compares logits; returns the largest difference.
+    """Reads what was written onto the base again and compares logits.
 
-    Consumes `model`: its adapter is detached. Raises ExportError if they differ beyond rounding.
+    Returns the largest difference. Consumes `model`: its adapter is detached. Raises ExportError if
+    they differ beyond rounding.
     """
     batch = objective.collate(probes, str(next(model.parameters()).device))
     release(model)
     trained = _logits(model, objective, batch)
-    base = METHODS[exported.manifest.method].detach(model)
-    with warnings.catch_warnings():
-        # Of PEFT about a base without a name on the hub.
-        warnings.simplefilter("ignore", UserWarning)
-        written = peft.PeftModel.from_pretrained(base, str(exported.directory))
+    written = method.reread(method.detach(model), exported.directory)
     difference = (_logits(written, objective, batch) - trained).abs().max().item()
     limit = MAX_RELATIVE_DIFFERENCE * trained.abs().max().item()
     if not difference <= limit:

@@ -30,9 +30,10 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     records = read_log(output / files.METRICS)
     plot_losses(records, config.name, output / files.PLOT)
 
-    METHODS[config.method.type].simplify(job.model)
+    method = METHODS[config.method.type]
+    method.simplify(job.model)
     exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
-    difference = check_artifact(job.model, exported, prepared.objective, probes(prepared))
+    difference = check_artifact(job.model, method, exported, prepared.objective, probes(prepared))
     template = prepared.template.template
     run = {
         "name": config.name,

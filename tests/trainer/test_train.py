@@ -18,6 +18,7 @@ from trainer.data import read_rows, split_by_hash, to_examples
 from trainer.errors import ExportError
 from trainer.export import Exported, check_artifact
 from trainer.log import read_log
+from trainer.methods import METHODS
 from trainer.model import load_base, load_tokenizer
 from trainer.objectives.supervised import Supervised, summed_loss
 from trainer.schedule import learning_rate_at
@@ -186,8 +187,9 @@ def test_an_artifact_that_computes_otherwise_is_refused(
     name = next(name for name in tensors if "lora_B" in name)
     save_file({**tensors, name: tensors[name] + 0.01}, path)
     probe = Encoded((5, 6, 7), (8, 0), "f:1")
+    exported = Exported(artifact, manifest)
     with pytest.raises(ExportError, match="differ by"):
-        check_artifact(model, Exported(artifact, manifest), Supervised(), [probe])
+        check_artifact(model, METHODS["lora"], exported, Supervised(), [probe])
 
 
 def test_learning_rate_rises_and_falls() -> None:

@@ -1,4 +1,4 @@
-"""Adapter methods by name: each attaches its parameters through PEFT."""
+"""Methods by name: each gives a base parameters to train, nearly all through PEFT."""
 
 from trainer.methods import lora, prompt_tuning
 from trainer.methods.method import Method, ParameterGroup, Start

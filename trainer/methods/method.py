@@ -1,7 +1,9 @@
-"""What the trainer asks of an adapter method."""
+"""What the trainer asks of a method."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -35,6 +37,21 @@ class Start:
     """
 
 
+def save_adapter(model: Any, directory: Path) -> None:
+    """Writes PEFT's two files."""
+    # Not in training mode, where an encoder of virtual tokens drops out.
+    model.eval()
+    model.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+def read_adapter(base: PreTrainedModel, directory: Path) -> Any:
+    """`base` with the adapter that `save_adapter` wrote."""
+    with warnings.catch_warnings():
+        # Of PEFT about a base without a name on the hub, norms, and embeddings that are tied.
+        warnings.simplefilter("ignore", UserWarning)
+        return peft.PeftModel.from_pretrained(base, str(directory))
+
+
 def _no_virtual_tokens(settings: Any) -> int:
     return 0
 
@@ -44,6 +61,14 @@ def _no_rank(settings: Any) -> int:
 
 
 def _as_given(settings: Any) -> Any:
+    return settings
+
+
+def _as_bound(settings: Any, outline: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    return settings
+
+
+def _without_examples(settings: Any, examples: Examples) -> Any:
     return settings
 
 
@@ -93,3 +118,15 @@ class Method:
     """Splits the trained parameters by learning rate; each is in one group."""
     simplify: Callable[[peft.PeftModel], None] = _as_trained
     """Makes the trained model the one that is written and served, in place, to the last bit."""
+    bind: Callable[[Any, PreTrainedModel, PreTrainedTokenizerBase], Any] = _as_bound
+    """The settings with what they leave to outline and tokenizer filled in; all that runs after
+    gets these. Raises ConfigError for what does not go with them."""
+    with_examples: Callable[[Any, Examples], Any] = _without_examples
+    """The settings with what they leave to the training examples, weights unread. Raises
+    ConfigError."""
+    save: Callable[[Any, Path], None] = save_adapter
+    """Writes what was trained into a folder, as others read it."""
+    reread: Callable[[PreTrainedModel, Path], Any] = read_adapter
+    """The detached base with what `save` wrote."""
+    trains_base: bool = False
+    """Whether it trains the base itself: the result is a base's directory, and no adapter."""

@@ -30,16 +30,17 @@ def prepare(config: TrainConfig) -> Prepared:
     objective = OBJECTIVES[config.objective.type](config.objective, base_config)
     outline = model.load_outline(config.base, objective.task)
     model.check_shapes(config.base, outline)
+    tokenizer = model.load_tokenizer(config.base)
     max_length = max_length_of(config, outline)
     method = METHODS[config.method.type]
     method.check(config, outline)
-    num_trainable = method.num_trainable(outline, config.method)
-    if num_trainable >= outline.num_parameters():
+    settings = method.bind(config.method, outline, tokenizer)
+    num_trainable = method.num_trainable(outline, settings)
+    if num_trainable >= outline.num_parameters() and not method.trains_base:
         raise ConfigError(
             f"key 'method': the adapter would have {num_trainable:,} parameters, the base has "
             f"{outline.num_parameters():,}; lower its rank or number of tokens"
         )
-    tokenizer = model.load_tokenizer(config.base)
 
     train_paths = _paths(config.data.train)
     rows = data.read_rows(train_paths)
@@ -69,12 +70,14 @@ def prepare(config: TrainConfig) -> Prepared:
     fitting_train, num_long = fit(encoded, max_length, config)
     encoded = objective.encode(tokenizer, validation)
     fitting_validation, num_long_validation = fit(encoded, max_length, config)
+    trained = InMemory(fitting_train)
     return Prepared(
         tokenizer=tokenizer,
         outline=outline,
+        method=method.with_examples(settings, trained),
         template=template,
         objective=objective,
-        train=InMemory(fitting_train),
+        train=trained,
         validation=InMemory(fitting_validation),
         train_paths=train_paths,
         validation_paths=validation_paths,

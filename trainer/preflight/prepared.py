@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,6 +18,8 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     outline: PreTrainedModel
     """The base without weights, on the `meta` device."""
+    method: Any
+    """The method's settings, with all that they leave to base and data."""
     template: PromptTemplate
     objective: Objective
     train: Examples
