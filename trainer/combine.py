@@ -18,6 +18,7 @@ from trainer.errors import ExportError, InputError
 from trainer.export import RUN_FILE, canonicalise_config, write_json
 from trainer.facts import package_versions
 from trainer.model import check_directory, load_outline
+from trainer.reference import find_version
 from understudy.artifact import (
     CONFIG_FILE,
     TENSORS_FILE,
@@ -30,7 +31,7 @@ from understudy.artifact import (
     seal,
     verify,
 )
-from understudy.store import publish, read_entry
+from understudy.store import publish
 
 # Our name of a recipe -> PEFT's combination_type and where it is from.
 RECIPES: dict[str, str] = {
@@ -128,7 +129,7 @@ def combine(
     started = time.monotonic()
     try:
         check_name(name)
-        folders = [_find(store, source.reference) for source in sources]
+        folders = [find_version(source.reference, store) for source in sources]
         manifests = [verify(folder) for folder in folders]
         check_directory(base)
         fingerprint = base_fingerprint(base)
@@ -174,17 +175,6 @@ def combine(
         "relative_difference_from_sum": difference,
         "notes": notes,
     }
-
-
-def _find(store: Path, reference: str) -> Path:
-    name, _, selector = reference.partition("@")
-    check_name(name)
-    if not store.is_dir():
-        raise InputError(f"--store {str(store)!r}: no such directory")
-    version = read_entry(store, name).resolve(selector)
-    if version is None:
-        raise InputError(f"adapter {reference!r} is not in the store {str(store)!r}")
-    return store / name / version
 
 
 def _check(source: Source, folder: Path, manifest: Manifest, fingerprint: str) -> None:

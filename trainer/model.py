@@ -173,7 +173,7 @@ def load_base(
         # transformers classifies no batch without one; which token it is does not matter here.
         config.get_text_config().pad_token_id = config.get_text_config().pad_token_id or 0
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = CLASSES[task].from_pretrained(
                 directory,
                 config=config,
@@ -239,12 +239,15 @@ def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesC
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bar for the weights."""
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bar for the weights, and what it says beside errors."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_enabled:
             transformers_logging.enable_progress_bar()

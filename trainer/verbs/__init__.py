@@ -3,9 +3,17 @@
 They import the libraries behind them only when they run, for those take seconds to load.
 """
 
-from trainer.verbs import combine, pretrain, schema, train, verify
+from trainer.verbs import combine, merge, pretrain, schema, train, verify
 from trainer.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (train.VERB, verify.VERB, combine.VERB, schema.VERB, pretrain.VERB)
+    verb.name: verb
+    for verb in (
+        train.VERB,
+        verify.VERB,
+        combine.VERB,
+        merge.VERB,
+        schema.VERB,
+        pretrain.VERB,
+    )
 }

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,14 @@ class Verb:
 def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds `--json`."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as one JSON line")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Adds `--store`, where adapters are looked up by name."""
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("store"),
+        metavar="DIR",
+        help="where adapters are looked up by name (default: store)",
+    )
