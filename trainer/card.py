@@ -46,7 +46,7 @@ over the same base, quantized the same way.
 
 ## Limits
 
-It was trained on the prompt above only; other prompts are outside what was validated. `run.json`
+It was trained {wordings} and validated on it alone; other prompts are outside that. `run.json`
 holds the run's configuration, package versions, hardware, times and memory.
 """
 
@@ -76,6 +76,11 @@ def render_card(manifest: Manifest, run: dict[str, Any]) -> str:
         loss_before=_number(run["validation_loss_before"]),
         loss_exported=_number(run["validation_loss"]),
         template=template.rstrip("\n"),
+        wordings=(
+            "on the prompt above"
+            if len(run["data"]["wordings"]) == 1
+            else f"on {len(run['data']['wordings'])} wordings of the prompt above"
+        ),
         fence="`" * max(3, _longest_run(template, "`") + 1),
     )
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,26 @@ class Example:
     prompt: str
     completion: str
     where: str
+    values: Values = field(default_factory=dict, compare=False)
+    """What the template read, by column; empty for an example made by hand."""
+    group: str | None = field(default=None, compare=False)
+    """Text of the column `data.group_key`: what stays on one side of the split."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The row's own texts, without wording and completion; of a chat, its turns."""
+        found: list[str] = []
+        for _, value in sorted(self.values.items()):
+            if isinstance(value, str):
+                found.append(value)
+            else:
+                found += [turn["content"] for turn in value if turn.get("role") != "system"]
+        return tuple(found) or (self.prompt,)
+
+    @property
+    def content(self) -> str:
+        """Equal for rows that ask the same, however they are worded."""
+        return "\0".join(text.strip() for text in self.texts)
 
 
 def read_rows(paths: Sequence[Path]) -> list[Row]:
@@ -94,7 +113,11 @@ def default_template(rows: Sequence[Row], targets: Collection[str]) -> str:
 
 
 def to_examples(
-    rows: Sequence[Row], template: PromptTemplate, *, chat: bool, completion_column: str
+    rows: Sequence[Row],
+    template: PromptTemplate,
+    *,
+    chat: bool,
+    completion_column: str,
 ) -> list[Example]:
     """Renders every row. Raises DataError naming file, line and column."""
     examples = []
@@ -111,16 +134,17 @@ def to_examples(
             raise DataError(f"{row.where}: {error}") from error
         except UnicodeEncodeError as error:
             raise DataError(f"{row.where}: a text holds half a surrogate pair") from error
-        examples.append(Example(prompt, completion, row.where))
+        examples.append(Example(prompt, completion, row.where, values))
     return examples
 
 
 def _from_columns(row: Row, template: PromptTemplate, completion: str) -> tuple[Values, str]:
-    values = {name: _text(row, name) for name in sorted(template.variables)}
-    return values, _text(row, completion)
+    values = {name: column_text(row, name) for name in sorted(template.variables)}
+    return values, column_text(row, completion)
 
 
-def _text(row: Row, name: str) -> str:
+def column_text(row: Row, name: str) -> str:
+    """The text or number in a column. Raises DataError naming file, line and column."""
     if name not in row.fields:
         there = ", ".join(sorted(row.fields)) or "nothing"
         raise DataError(f"{row.where}: column {name!r} is missing (there is {there})")
@@ -158,42 +182,3 @@ def data_hash(paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def split_by_hash(
-    examples: Sequence[Example], share: float, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples; about `share` of the distinct prompts is held out.
-
-    Decided by a seeded hash of the prompt, so equal prompts never end up on both sides, and rows
-    added or moved leave the others where they are.
-    """
-    limit = math.floor(share * 2**64)
-    held = [_rank(example, seed) < limit for example in examples]
-    return (
-        [example for example, out in zip(examples, held, strict=True) if not out],
-        [example for example, out in zip(examples, held, strict=True) if out],
-    )
-
-
-def draw(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """At most `most` of the examples, in their order, drawn by hash."""
-    order = sorted(range(len(examples)), key=lambda i: (_rank(examples[i], seed), i))
-    return [examples[i] for i in sorted(order[:most])]
-
-
-def _rank(example: Example, seed: int) -> int:
-    digest = hashlib.sha256(f"{seed}\0{example.prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def check_no_leak(train: Sequence[Example], validation: Sequence[Example]) -> None:
-    """Raises DataError if a prompt stands in both."""
-    seen = {example.prompt: example.where for example in train}
-    leaks = [(e.where, seen[e.prompt]) for e in validation if e.prompt in seen]
-    if leaks:
-        held, trained = leaks[0]
-        raise DataError(
-            f"{held}: same prompt as training example {trained} ({len(leaks)} such validation "
-            "rows); remove them from one of the two"
-        )

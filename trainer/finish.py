@@ -8,6 +8,7 @@ from typing import Any
 from trainer import checkpoint, facts, files, preflight
 from trainer.card import render_card
 from trainer.config import TrainConfig
+from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
 from trainer.job import Job
@@ -41,11 +42,13 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "config": _without_folders(config),
         "config_hash": identity.config,
         "data": {
-            "files": [path.name for path in prepared.train_paths + prepared.validation_paths],
+            "files": [path.name for path in prepared.paths],
             "sha256": identity.data,
             "num_train": len(prepared.train),
             "num_validation": len(prepared.validation),
+            "num_test": len(prepared.test_rows),
             "num_overlong": prepared.num_overlong,
+            "wordings": prepared.wordings.report(prepared.num_by_wording),
         },
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "num_trainable_parameters": prepared.num_trainable,
@@ -102,7 +105,8 @@ def _without_folders(config: TrainConfig) -> dict[str, Any]:
         config,
         base=Path(config.base.resolve().name),
         data=dataclasses.replace(
-            config.data, train=name(config.data.train), validation=name(config.data.validation)
+            config.data,
+            **{key: name(getattr(config.data, key)) for key in PATH_KEYS},
         ),
     )
     content = config_to_json(shortened)

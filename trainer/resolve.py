@@ -33,8 +33,13 @@ def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
     dtype = config.dtype or (
         "bfloat16" if device == "cuda" and hardware.has_cuda_bfloat16 else "float32"
     )
-    if config.data.template is not None and config.data.template_name is not None:
-        raise ConfigError("keys 'data.template' and 'data.template_name': give one of them")
+    given = [
+        f"'data.{key}'"
+        for key in ("template", "template_name", "templates")
+        if getattr(config.data, key) is not None
+    ]
+    if len(given) > 1:
+        raise ConfigError(f"keys {' and '.join(given)}: give one of them")
     method = METHODS[config.method.type]
     learning_rate = config.optimiser.learning_rate or method.learning_rate
     return dataclasses.replace(

@@ -70,7 +70,7 @@ def _identify(config: TrainConfig, prepared: preflight.Prepared) -> checkpoint.I
         raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
     return checkpoint.Identity(
         config=config_hash(config),
-        data=data.data_hash(prepared.train_paths + prepared.validation_paths),
+        data=data.data_hash(prepared.paths),
         base=base,
     )
 

@@ -34,7 +34,7 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["data.template_name=null", "data.template=hello"], "prompt template names no variable"),
     (["data.template_name=null", "data.template='{{ input'"], "key 'data.template': prompt templ"),
     (["data.template_name=sumarize"], "no template 'sumarize'; did you mean 'summarize'?"),
-    (["data.template_name=summarize/9"], "'summarize' has wordings 0 to 2"),
+    (["data.template_name=summarize/9"], "'summarize' has wordings 0 to 7, and summarize/*"),
     (["data.template='{{ input }}'"], "'data.template' and 'data.template_name': give one"),
     (["data.template_name=null", "data.template='{{ completion }}'"], "the text to learn"),
     (["data.train=missing.jsonl"], "missing.jsonl: cannot be read: No such file"),

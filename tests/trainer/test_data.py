@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from tests.trainer.conftest import WriteRows, make_rows
 from trainer.batches import epoch_batches, num_steps
 from trainer.corpus import train_tokenizer
-from trainer.data import Example, Row, draw, read_rows, split_by_hash, to_examples
+from trainer.data import Example, Row, read_rows, to_examples
 from trainer.errors import ConfigError
 from trainer.model import load_tokenizer
-from trainer.templates import CHAT, TEMPLATES, bind_chat_template, template_by_name
+from trainer.templates import CHAT, bind_chat_template
 from trainer.tokens import IGNORED, collate, encode
 from understudy.prompt import PromptTemplate
 
@@ -85,33 +85,6 @@ def test_chat_template_is_bound_without_a_second_bos(
 def test_chat_template_that_reads_more_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"reads date; set data\.template"):
         bind_chat_template("{{ date }}{{ messages }}", bos_token="", eos_token="", adds_bos=False)
-
-
-def test_every_wording_is_a_template() -> None:
-    for task, wordings in TEMPLATES.items():
-        for number, wording in enumerate(wordings):
-            assert template_by_name(f"{task}/{number}") == wording
-            variable = "messages" if task == "chat" else "input"
-            assert PromptTemplate(wording).variables == {variable}
-            assert wording.endswith("\n")
-        assert len(set(wordings)) == len(wordings)
-
-
-def test_split_keeps_equal_prompts_together_and_ignores_order() -> None:
-    rows = [*examples(200), *examples(200)]
-    train, held = split_by_hash(rows, 0.25, seed=1)
-    assert not {e.prompt for e in train} & {e.prompt for e in held}
-    assert 60 < len(held) < 140
-    assert len(train) + len(held) == 400
-    _, held_again = split_by_hash([*rows[::-1], Example("new", "n", "f:0")], 0.25, seed=1)
-    assert {e.prompt for e in held_again} - {"new"} == {e.prompt for e in held}
-    _, held_otherwise = split_by_hash(rows, 0.25, seed=2)
-    assert {e.prompt for e in held_otherwise} != {e.prompt for e in held}
-
-
-def test_draw_takes_exactly_that_many() -> None:
-    assert len(draw(examples(5) * 3, 7, seed=0)) == 7
-    assert draw(examples(3), 7, seed=0) == examples(3)
 
 
 def test_collate_pads_right_and_masks_prompts(base: Path) -> None:

@@ -14,13 +14,14 @@ from torch import Tensor
 from tests.trainer.conftest import WriteConfig, make_rows
 from trainer.__main__ import main
 from trainer.config import OptimiserConfig
-from trainer.data import read_rows, split_by_hash, to_examples
+from trainer.data import read_rows, to_examples
 from trainer.errors import ExportError
 from trainer.export import Exported, check_artifact
 from trainer.log import read_log
 from trainer.methods import METHODS
 from trainer.model import load_base, load_tokenizer
 from trainer.objectives.supervised import Supervised, summed_loss
+from trainer.preflight.split import split_by_hash
 from trainer.schedule import learning_rate_at
 from trainer.tokens import Batch, Encoded
 from understudy.artifact import verify
@@ -94,7 +95,7 @@ def held_out_prompts(path: Path, template: str) -> set[str]:
     examples = to_examples(
         read_rows([path]), PromptTemplate(template), chat=False, completion_column="completion"
     )
-    return {example.prompt for example in split_by_hash(examples, 0.2, seed=0)[1]}
+    return {example.prompt for example in split_by_hash(examples, 0.2, 0, seed=0).validation}
 
 
 def loss_as_served(version: Path, base: Path, prompts: set[str]) -> float:

@@ -1,19 +1,26 @@
 """Everything that can refuse a run before the base's weights are loaded."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer import data, model
 from trainer.config import TrainConfig
+from trainer.data import Example
 from trainer.errors import ConfigError, DataError
 from trainer.examples import InMemory
 from trainer.methods import METHODS
-from trainer.objectives import OBJECTIVES
+from trainer.objectives import OBJECTIVES, Objective
+from trainer.preflight.leakage import check_no_leak
 from trainer.preflight.lengths import fit, max_length_of
 from trainer.preflight.prepared import Prepared
-from trainer.preflight.wording import choose_template
+from trainer.preflight.split import Split, draw, split_by_hash
+from trainer.preflight.wording import choose_wordings
+from trainer.templates import Wordings
 from understudy.artifact import ArtifactError, check_name
 
-__all__ = ["Prepared", "choose_template", "prepare"]
+__all__ = ["Prepared", "choose_wordings", "prepare"]
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -46,24 +53,13 @@ def prepare(config: TrainConfig) -> Prepared:
     rows = data.read_rows(train_paths)
     chat = data.is_chat(rows, config.data.format)
     targets = objective.target_columns(config.data)
-    template = choose_template(config, rows, tokenizer, chat, targets)
-    examples = objective.read(rows, template, config.data, chat=chat)
-    validation_paths: tuple[Path, ...] = ()
-    if isinstance(config.data.validation, float | int):
-        train, validation = data.split_by_hash(examples, config.data.validation, config.seed)
-        if config.data.validation and not (train and validation):
-            side = "training" if not train else "validation"
-            raise DataError(
-                f"data.validation {config.data.validation} of {len(examples)} rows leaves no "
-                f"{side} rows; give a larger or smaller share, a file, or 0"
-            )
-    else:
-        validation_paths = _paths(config.data.validation)
-        train = examples
-        rows = data.read_rows(validation_paths)
-        validation = objective.read(rows, template, config.data, chat=chat)
-    data.check_no_leak(train, validation)
-    validation = data.draw(validation, config.data.max_validation_rows, config.seed)
+    wordings = choose_wordings(config, rows, tokenizer, chat, targets)
+    split = _split(config, rows, wordings, objective, chat)
+    check_no_leak(split)
+    validation = draw(split.validation, config.data.max_validation_rows, config.seed)
+    worded = wordings.reword(split.train, config.seed)
+    train = [example for example, _ in worded]
+    name_of = {example.where: name for example, name in worded}
 
     objective = objective.bound(train)
     encoded = objective.encode(tokenizer, train)
@@ -75,15 +71,82 @@ def prepare(config: TrainConfig) -> Prepared:
         tokenizer=tokenizer,
         outline=outline,
         method=method.with_examples(settings, trained),
-        template=template,
         objective=objective,
+        wordings=wordings,
+        num_by_wording=Counter(name_of[example.where] for example in fitting_train),
         train=trained,
         validation=InMemory(fitting_validation),
+        test_rows=_test_rows(rows, split.test),
         train_paths=train_paths,
-        validation_paths=validation_paths,
+        validation_paths=_files(config.data.validation),
+        test_paths=_files(config.data.test),
+        held_out_paths=_paths(config.data.held_out) if config.data.held_out else (),
         num_overlong=num_long + num_long_validation,
         num_trainable=num_trainable,
     )
+
+
+def _split(
+    config: TrainConfig,
+    rows: Sequence[data.Row],
+    wordings: Wordings,
+    objective: Objective,
+    chat: bool,
+) -> Split:
+    settings = config.data
+    shares = [
+        0.0 if (held := getattr(settings, part)) is None or _files(held) else float(held)
+        for part in ("validation", "test")
+    ]
+    if sum(shares) >= 1:
+        raise ConfigError(
+            f"keys 'data.validation' and 'data.test': {shares[0]} and {shares[1]} leave nothing "
+            "to train on; together they must be less than 1"
+        )
+
+    def read_examples(rows: Sequence[data.Row]) -> list[Example]:
+        return _grouped(
+            objective.read(rows, wordings.serving, settings, chat=chat), rows, settings.group_key
+        )
+
+    examples = read_examples(rows)
+    split = split_by_hash(examples, shares[0], shares[1], config.seed)
+    for part, share in (("validation", shares[0]), ("test", shares[1])):
+        if share and not (split.train and getattr(split, part)):
+            side = "training" if not split.train else part
+            raise DataError(
+                f"data.{part} {share} of {len(examples)} rows leaves no {side} rows; give a larger "
+                "or smaller share, a file, or 0"
+            )
+    read = {
+        part: read_examples(data.read_rows(paths))
+        for part in ("validation", "test")
+        if (paths := _files(getattr(settings, part)))
+    }
+    return Split(
+        split.train, read.get("validation", split.validation), read.get("test", split.test)
+    )
+
+
+def _grouped(
+    examples: list[Example], rows: Sequence[data.Row], group_key: str | None
+) -> list[Example]:
+    """The examples with what their rows hold in the column `group_key`."""
+    if group_key is None:
+        return examples
+    groups = {row.where: data.column_text(row, group_key) for row in rows}
+    return [replace(example, group=groups[example.where]) for example in examples]
+
+
+def _test_rows(rows: Sequence[data.Row], test: Sequence[Example]) -> list[data.Row]:
+    """The rows behind the test examples that were held out of the training files."""
+    kept = {example.where for example in test}
+    return [row for row in rows if row.where in kept]
+
+
+def _files(value: float | Path | tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of a part that is given by files; none for a share."""
+    return () if isinstance(value, float | int) else _paths(value)
 
 
 def _paths(value: Path | tuple[Path, ...]) -> tuple[Path, ...]:
