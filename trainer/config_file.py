@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.config import LoraConfig, TrainConfig
@@ -153,18 +153,44 @@ def _resolve_location(
     """The keys of an error's location as in the file, and the keys known beside the last."""
     path: list[str] = []
     known: list[str] = []
-    classes: list[type] = [TrainConfig]
-    for part in map(str, location):
-        if chosen := [cls for cls in classes if _tag(cls) == part]:
-            classes = chosen
+    annotation: Any = TrainConfig
+    for part in location:
+        if isinstance(part, int):
+            path[-1] += f"[{part}]"
+            annotation = _element(annotation)
             continue
-        fields = {f.name: f.type for cls in classes for f in dataclasses.fields(cls)}
+        if chosen := [a for tag, a in _alternatives(annotation) if tag == part]:
+            annotation = chosen[0]
+            continue
+        fields = {
+            f.name: f.type for c in _dataclasses_in(annotation) for f in dataclasses.fields(c)
+        }
         if not fields:
             break
         path.append(part)
         known = list(fields)
-        classes = _dataclasses_in(fields.get(part))
+        annotation = fields.get(part)
     return path, known
+
+
+def _alternatives(annotation: Any, tag: str | None = None) -> list[tuple[str | None, Any]]:
+    """The members of a union, each with the tag that errors name it by."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        inner, *metadata = typing.get_args(annotation)
+        tags = [str(m.tag) for m in metadata if isinstance(m, Tag)]
+        return _alternatives(inner, tags[0] if tags else tag)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [found for arg in typing.get_args(annotation) for found in _alternatives(arg)]
+    if dataclasses.is_dataclass(annotation):
+        tag = tag or _tag(annotation)  # type: ignore[arg-type]
+    return [(tag, annotation)]
+
+
+def _element(annotation: Any) -> Any:
+    """What a tuple among the members of `annotation` holds; None if there is none."""
+    members = [member for _, member in _alternatives(annotation)]
+    tuples = [member for member in members if typing.get_origin(member) is tuple]
+    return typing.get_args(tuples[0])[0] if tuples else None
 
 
 def _class_names(classes: Iterable[type]) -> set[str]:

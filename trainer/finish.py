@@ -7,9 +7,10 @@ from typing import Any
 
 from trainer import checkpoint, facts, files, preflight
 from trainer.card import render_card
-from trainer.config import TrainConfig
+from trainer.config import DatasetConfig, TaskConfig, TrainConfig
 from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json
+from trainer.data.hub import without_folders
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
 from trainer.job import Job
 from trainer.log import plot_losses, read_log
@@ -42,7 +43,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "config": _without_folders(config),
         "config_hash": identity.config,
         "data": {
-            "files": [path.name for path in prepared.paths],
+            "files": prepared.file_names,
             "sha256": identity.data,
             "num_train": len(prepared.train),
             "num_validation": len(prepared.validation),
@@ -96,19 +97,27 @@ def _stepping_s(records: list[dict[str, Any]]) -> float:
 def _without_folders(config: TrainConfig) -> dict[str, Any]:
     """The configuration with files and folders by their names only."""
 
-    def name(value: Any) -> Any:
-        if isinstance(value, Path):
-            return Path(value.name)
-        return tuple(map(name, value)) if isinstance(value, tuple) else value
-
     shortened = dataclasses.replace(
         config,
         base=Path(config.base.resolve().name),
         data=dataclasses.replace(
             config.data,
-            **{key: name(getattr(config.data, key)) for key in PATH_KEYS},
+            **{key: _named(getattr(config.data, key)) for key in PATH_KEYS},
         ),
     )
     content = config_to_json(shortened)
     del content["output"]
     return content
+
+
+def _named(value: Any) -> Any:
+    """Files, data sets and what holds them, without their folders."""
+    if isinstance(value, Path):
+        return Path(value.name)
+    if isinstance(value, DatasetConfig):
+        return without_folders(value)
+    if isinstance(value, TaskConfig):
+        return dataclasses.replace(
+            value, files=_named(value.files), validation=_named(value.validation)
+        )
+    return tuple(map(_named, value)) if isinstance(value, tuple) else value

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint, data, files, loop, preflight
+from trainer import checkpoint, files, loop, preflight
 from trainer.build import make_job
 from trainer.config import OutputConfig, TrainConfig
 from trainer.config_file import config_hash
@@ -70,7 +70,7 @@ def _identify(config: TrainConfig, prepared: preflight.Prepared) -> checkpoint.I
         raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
     return checkpoint.Identity(
         config=config_hash(config),
-        data=data.data_hash(prepared.paths),
+        data=prepared.data_hash(),
         base=base,
     )
 

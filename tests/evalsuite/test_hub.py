@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,10 @@ def test_what_was_fetched_is_not_fetched_again(cache: Path) -> None:
         assert absolute([name]) == (name,)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is not None, reason="datasets is there")
-def test_without_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_library(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
     assert main(["show", "gsm8k=hf:openai/gsm8k:main"]) == 2
     line = capsys.readouterr().err
     assert "needs the package datasets: pip install 'understudy-suite[hub]'; or give a file" in line

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tests.trainer.conftest import WriteRows, make_rows
 from trainer.batches import epoch_batches, num_steps
 from trainer.corpus import train_tokenizer
-from trainer.data import Example, Row, read_rows, to_examples
+from trainer.data import Example, Row, open_source, read_rows, to_examples
 from trainer.errors import ConfigError
 from trainer.model import load_tokenizer
 from trainer.templates import CHAT, bind_chat_template
@@ -29,7 +29,7 @@ def bos_tokenizer() -> PreTrainedTokenizerBase:
 
 def test_rows_keep_file_and_line(write_rows: WriteRows) -> None:
     path = write_rows("a.jsonl", [{"input": "x", "completion": "y"}, "", {"input": "z"}])
-    assert [(row.where, row.fields["input"]) for row in read_rows([path])] == [
+    assert [(row.where, row.fields["input"]) for row in read_rows([open_source(path)])] == [
         (f"{path}:1", "x"),
         (f"{path}:3", "z"),
     ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.trainer.conftest import WriteConfig, make_rows
 from trainer.__main__ import main
 from trainer.config import OptimiserConfig
-from trainer.data import read_rows, to_examples
+from trainer.data import open_source, read_rows, to_examples
 from trainer.errors import ExportError
 from trainer.export import Exported, check_artifact
 from trainer.log import read_log
@@ -93,7 +93,10 @@ def test_a_run_learns_and_publishes_what_it_logged(
 
 def held_out_prompts(path: Path, template: str) -> set[str]:
     examples = to_examples(
-        read_rows([path]), PromptTemplate(template), chat=False, completion_column="completion"
+        read_rows([open_source(path)]),
+        PromptTemplate(template),
+        chat=False,
+        completion_column="completion",
     )
     return {example.prompt for example in split_by_hash(examples, 0.2, 0, seed=0).validation}
 

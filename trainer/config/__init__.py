@@ -4,7 +4,7 @@ Parsed once, by `trainer.config_file`; unknown keys are errors. Fields left null
 method or the machine and are filled in by `trainer.resolve`.
 """
 
-from trainer.config.data import DataConfig
+from trainer.config.data import DataConfig, DatasetConfig, MixtureConfig, TaskConfig
 from trainer.config.methods import LoraConfig, Method, PromptTuningConfig
 from trainer.config.objectives import Objective, SupervisedConfig
 from trainer.config.run import OutputConfig, TrainConfig
@@ -12,13 +12,16 @@ from trainer.config.training import LoopConfig, OptimiserConfig
 
 __all__ = [
     "DataConfig",
+    "DatasetConfig",
     "LoopConfig",
     "LoraConfig",
     "Method",
+    "MixtureConfig",
     "Objective",
     "OptimiserConfig",
     "OutputConfig",
     "PromptTuningConfig",
     "SupervisedConfig",
+    "TaskConfig",
     "TrainConfig",
 ]

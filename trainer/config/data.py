@@ -1,11 +1,119 @@
 """The configuration of rows, wording and split, under the key `data`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
-from trainer.config.common import STRICT, Positive, Share
+from trainer.config.common import STRICT, Positive, PositiveFloat, Share
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DatasetConfig:
+    """One split of a Hugging Face data set."""
+
+    dataset: str
+    """Its name on the hub, or a local folder of data files or of `save_to_disk`."""
+    config: str | None = None
+    """Which of its configurations. Null: its default."""
+    split: str = "train"
+    """Which of its splits; `train[:1000]` is the first thousand rows."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub. Null: the newest."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _entry_kind(value: Any) -> str:
+    return "dataset" if isinstance(value, DatasetConfig | Mapping) else "file"
+
+
+def _train_kind(value: Any) -> str:
+    if isinstance(value, TaskConfig) or (isinstance(value, Mapping) and "dataset" not in value):
+        return "task"
+    return _entry_kind(value)
+
+
+def _validation_kind(value: Any) -> str:
+    return "share" if isinstance(value, int | float) else "files"
+
+
+# The tag by which an error's location tells the alternative; `trainer.config_file` reads it.
+Entry = Annotated[
+    Annotated[Path, Tag("file")] | Annotated[DatasetConfig, Tag("dataset")],
+    Discriminator(_entry_kind),
+]
+Entries = Annotated[
+    tuple[Entry, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple, json_schema_input_type=Entry | tuple[Entry, ...]),
+]
+"""One or several files or data sets."""
+Validation = Annotated[
+    Annotated[Share, Tag("share")] | Annotated[Entries, Tag("files")],
+    Discriminator(_validation_kind),
+]
+Format = Literal["auto", "completion", "chat", "classification", "preference"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """One task of a mixture. What is null is as `data` has it."""
+
+    name: str
+    """What metrics and records call it."""
+    files: Entries
+    """Its training rows: files or data sets."""
+    validation: Validation | None = None
+    """Files or data sets, or the share of its training rows to hold out."""
+    format: Format | None = None
+    """How its rows are written."""
+    completion_column: str | None = None
+    """Column that holds the text to learn."""
+    template: str | None = None
+    """Jinja text of its prompts."""
+    template_name: str | None = None
+    """One of the wordings in `trainer.templates`."""
+    weight: PositiveFloat = 1.0
+    """Its share of the mixture is multiplied by this."""
+    max_examples: Positive | None = None
+    """Use at most this many of its training rows, drawn by hash."""
+
+
+TrainEntry = Annotated[
+    Annotated[Path, Tag("file")]
+    | Annotated[DatasetConfig, Tag("dataset")]
+    | Annotated[TaskConfig, Tag("task")],
+    Discriminator(_train_kind),
+]
+TrainEntries = Annotated[
+    tuple[TrainEntry, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple, json_schema_input_type=TrainEntry | tuple[TrainEntry, ...]),
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MixtureConfig:
+    """How often each task of a mixture is shown (Raffel et al., arXiv 1910.10683, section 3.5.2).
+
+    The rate of a task of n training examples grows with e = min(n, `limit`), times its weight.
+    """
+
+    sampling: Literal["proportional", "equal", "temperature"] = "proportional"
+    """In proportion to e; all alike; or in proportion to e ** (1 / `temperature`)."""
+    temperature: PositiveFloat | None = None
+    """1 is proportional, towards infinity equal. Null: 2, the best there (table 11)."""
+    limit: Positive | None = None
+    """Larger tasks count as if they had this many examples: the K there. FLAN (arXiv 2109.01652,
+    section 2.3) takes 3,000. Null: none."""
+    examples_per_epoch: Positive | None = None
+    """Examples of all tasks that one epoch shows. Null: as many as there are."""
+
 
 # Fields of DataConfig that may hold paths.
 PATH_KEYS = ("train", "validation", "test", "held_out")
@@ -15,12 +123,15 @@ PATH_KEYS = ("train", "validation", "test", "held_out")
 class DataConfig:
     """Rows, wording and split."""
 
-    train: Path | tuple[Path, ...]
-    """JSONL file or files."""
-    validation: Share | Path | tuple[Path, ...] = 0.05
-    """JSONL files, or the share of the training rows to hold out. 0: no validation."""
-    test: Share | Path | tuple[Path, ...] = 0.0
-    """JSONL files, or the share of the training rows to keep for the eval suite: no step and no
+    train: TrainEntries
+    """File or files (.jsonl, .json, .csv, .tsv, these also as .gz, .parquet), or data sets; or the
+    tasks of a mixture, each with its own."""
+    mixture: MixtureConfig | None = None
+    """How tasks are mixed. Null: in proportion to their sizes."""
+    validation: Validation = 0.05
+    """The same, or the share of the training rows to hold out. 0: no validation."""
+    test: Validation = 0.0
+    """The same, or the share of the training rows to keep for the eval suite: no step and no
     choice ever sees them, and a share is written to `test.jsonl` in the output folder."""
     group_key: str | None = None
     """Column whose equal values stay on one side of the split: a customer, a document, a dialogue.
@@ -32,8 +143,9 @@ class DataConfig:
     """What to do where a training row overlaps a held-out one: refuse to train, drop the training
     row, or only report. Null: refuse where it is the same or a test item of the eval suite, report
     else."""
-    format: Literal["auto", "completion", "chat"] = "auto"
-    """Rows with columns and a completion, or with `messages`. Auto: by the first row."""
+    format: Format = "auto"
+    """Rows with a completion, with `messages`, with a label, or with a chosen and a rejected
+    completion. Auto: by the columns of the first row."""
     completion_column: str = "completion"
     """Column that holds the text to learn."""
     template: str | None = None

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer import data, model
-from trainer.config import TrainConfig
+from trainer.config import TaskConfig, TrainConfig
+from trainer.config.data import TrainEntries
 from trainer.data import Example
 from trainer.errors import ConfigError, DataError
 from trainer.examples import InMemory
@@ -49,8 +50,8 @@ def prepare(config: TrainConfig) -> Prepared:
             f"{outline.num_parameters():,}; lower its rank or number of tokens"
         )
 
-    train_paths = _paths(config.data.train)
-    rows = data.read_rows(train_paths)
+    train_sources = _sources(config.data.train)
+    rows = data.read_rows(train_sources)
     chat = data.is_chat(rows, config.data.format)
     targets = objective.target_columns(config.data)
     wordings = choose_wordings(config, rows, tokenizer, chat, targets)
@@ -77,9 +78,7 @@ def prepare(config: TrainConfig) -> Prepared:
         train=trained,
         validation=InMemory(fitting_validation),
         test_rows=_test_rows(rows, split.test),
-        train_paths=train_paths,
-        validation_paths=_files(config.data.validation),
-        test_paths=_files(config.data.test),
+        sources=train_sources + _sources(config.data.validation) + _sources(config.data.test),
         held_out_paths=_paths(config.data.held_out) if config.data.held_out else (),
         num_overlong=num_long + num_long_validation,
         num_trainable=num_trainable,
@@ -95,7 +94,7 @@ def _split(
 ) -> Split:
     settings = config.data
     shares = [
-        0.0 if (held := getattr(settings, part)) is None or _files(held) else float(held)
+        float(held) if isinstance(held := getattr(settings, part), float | int) else 0.0
         for part in ("validation", "test")
     ]
     if sum(shares) >= 1:
@@ -119,9 +118,9 @@ def _split(
                 "or smaller share, a file, or 0"
             )
     read = {
-        part: read_examples(data.read_rows(paths))
+        part: read_examples(data.read_rows(sources))
         for part in ("validation", "test")
-        if (paths := _files(getattr(settings, part)))
+        if (sources := _sources(getattr(settings, part)))
     }
     return Split(
         split.train, read.get("validation", split.validation), read.get("test", split.test)
@@ -144,9 +143,16 @@ def _test_rows(rows: Sequence[data.Row], test: Sequence[Example]) -> list[data.R
     return [row for row in rows if row.where in kept]
 
 
-def _files(value: float | Path | tuple[Path, ...]) -> tuple[Path, ...]:
-    """The files of a part that is given by files; none for a share."""
-    return () if isinstance(value, float | int) else _paths(value)
+def _sources(value: float | TrainEntries) -> tuple[data.Source, ...]:
+    """The sources of a part that is given by files or data sets; none for a share."""
+    if isinstance(value, float | int):
+        return ()
+    sources = []
+    for entry in value:
+        if isinstance(entry, TaskConfig):
+            raise ConfigError("key 'data.train': tasks cannot be mixed; give files or data sets")
+        sources.append(data.open_source(entry))
+    return tuple(sources)
 
 
 def _paths(value: Path | tuple[Path, ...]) -> tuple[Path, ...]:

@@ -1,5 +1,6 @@
 """What pre-flight hands to the run."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trainer.data import Row
+from trainer.data import Row, Source
+from trainer.data.content import file_sha256
 from trainer.examples import Examples
 from trainer.objectives import Objective
 from trainer.templates import Wordings
@@ -31,11 +33,8 @@ class Prepared:
     validation: Examples
     test_rows: list[Row]
     """Rows of the training files that were held out for the eval suite, as they were read."""
-    train_paths: tuple[Path, ...]
-    validation_paths: tuple[Path, ...]
-    """Empty if validation is a share of the training files."""
-    test_paths: tuple[Path, ...]
-    """The same of the test part."""
+    sources: tuple[Source, ...]
+    """All files and data sets read: those of training first."""
     held_out_paths: tuple[Path, ...]
     """Fingerprints of test items."""
     num_overlong: int
@@ -44,9 +43,16 @@ class Prepared:
     """Parameters of the adapter."""
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """Every data file that the run's examples depend on, in order."""
-        return self.train_paths + self.validation_paths + self.test_paths + self.held_out_paths
+    def file_names(self) -> list[str]:
+        """Every file and data set that the run's examples depend on, in order, without folders."""
+        labels = [source.label for source in self.sources]
+        return labels + [path.name for path in self.held_out_paths]
+
+    def data_hash(self) -> str:
+        """sha256, in hex, of the contents of all of them."""
+        hashes = [source.sha256() for source in self.sources]
+        hashes += [file_sha256(path) for path in self.held_out_paths]
+        return hashlib.sha256(bytes.fromhex("".join(hashes))).hexdigest()
 
     @property
     def template(self) -> PromptTemplate:

@@ -1,25 +1,14 @@
-"""Reads data files into rows and rows into examples: one prompt, one completion each."""
+"""Turns rows into examples: one prompt, one completion each."""
 
-import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
+from trainer.data.row import Row
 from trainer.errors import DataError
 from understudy.prompt import PromptError, PromptTemplate
 
 Values = Mapping[str, str | Sequence[Mapping[str, str]]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a data file."""
-
-    fields: Mapping[str, Any]
-    where: str
-    """`file:line`, for messages."""
 
 
 @dataclass(frozen=True)
@@ -49,46 +38,6 @@ class Example:
     def content(self) -> str:
         """Equal for rows that ask the same, however they are worded."""
         return "\0".join(text.strip() for text in self.texts)
-
-
-def read_rows(paths: Sequence[Path]) -> list[Row]:
-    """The rows of JSONL files, in order; empty lines are skipped.
-
-    Raises DataError naming file and line: not UTF-8, not JSON, not an object, a number that is
-    not finite, no rows.
-    """
-    rows = [row for path in paths for row in _read_file(path)]
-    if not rows:
-        raise DataError(f"{', '.join(map(str, paths))}: no rows")
-    return rows
-
-
-def _read_file(path: Path) -> Iterator[Row]:
-    def refuse(token: str) -> Any:
-        raise ValueError(f"{token} is not a JSON number")
-
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{path}:{number}"
-                if not line.strip():
-                    continue
-                try:
-                    fields = json.loads(line.decode("utf-8").rstrip("\r\n"), parse_constant=refuse)
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{where}: not UTF-8 at byte {error.start}") from error
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{where}: not valid JSON: {error.msg} at column {error.colno}"
-                    ) from error
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where}: not valid JSON: {error}") from error
-                if not isinstance(fields, dict):
-                    kind = type(fields).__name__
-                    raise DataError(f"{where}: must be an object such as {{...}}, got a {kind}")
-                yield Row(fields, where)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def is_chat(rows: Sequence[Row], format_name: str) -> bool:
@@ -149,6 +98,8 @@ def column_text(row: Row, name: str) -> str:
         there = ", ".join(sorted(row.fields)) or "nothing"
         raise DataError(f"{row.where}: column {name!r} is missing (there is {there})")
     value = row.fields[name]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{row.where}: column {name!r} must be text, got the number {value}")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "null" if value is None else type(value).__name__
         raise DataError(f"{row.where}: column {name!r} must be text, got {kind}")
@@ -173,12 +124,3 @@ def _from_messages(row: Row) -> tuple[Values, str]:
         )
     turns = [{"role": m["role"], "content": m["content"]} for m in messages]
     return {"messages": turns[:-1]}, turns[-1]["content"]
-
-
-def data_hash(paths: Sequence[Path]) -> str:
-    """sha256, in hex, over the contents of `paths`, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
