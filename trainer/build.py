@@ -1,5 +1,6 @@
 """From checked inputs to a job that can train."""
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -7,53 +8,67 @@ from transformers import PreTrainedModel
 
 from trainer import held, model, preflight
 from trainer.config import TrainConfig
-from trainer.job import Job
+from trainer.errors import ConfigError
+from trainer.job import Collate, Job
 from trainer.methods import METHODS, Start
+from trainer.objectives import Objective
+from trainer.packing import keeps_apart
 from trainer.resolve import should_hold
 from trainer.schedule import seeded
-from trainer.shared import SharedBase
 
 
-def load_base(config: TrainConfig, task: str) -> SharedBase:
-    """Loads the base as the class that learns `task`; `config` is resolved.
+def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
+    """Loads the base, attaches a fresh adapter and gives the job its examples.
 
-    Raises BaseModelError.
+    `config` is resolved. Raises BaseModelError.
     """
     assert config.device is not None
     assert config.dtype is not None
-    return SharedBase(
-        model.load_base(
-            config.base,
-            quantization=config.quantization,
-            dtype=model.DTYPES[config.dtype],
-            device=config.device,
-            task=task,
-        )
+    dtype = model.DTYPES[config.dtype]
+    base = model.load_base(
+        config.base,
+        quantization=config.quantization,
+        dtype=dtype,
+        device=config.device,
+        task=prepared.objective.task,
     )
-
-
-def make_job(
-    config: TrainConfig, prepared: preflight.Prepared, base: SharedBase, *, alone: bool
-) -> Job:
-    """Attaches a fresh adapter and gives the job its examples; `config` is resolved.
-
-    `alone`: nobody else needs the base's modules, so they are not copied.
-    """
-    assert config.dtype is not None
-    modules = base.model if alone else base.copy()
-    method, objective = METHODS[config.method.type], prepared.objective
-    if objective.labels:
+    if prepared.objective.labels:
         with seeded(config.seed, "head"):
-            model.give_head(modules, len(objective.labels))
+            model.give_head(base, len(prepared.objective.labels))
+    method, objective = METHODS[config.method.type], prepared.objective
 
     def summed_loss(model: PreTrainedModel, example: Any) -> Tensor:
         return objective.summed_loss(model, objective.collate([example], str(model.device)))
 
     with seeded(config.seed, "adapter"):
-        attached = method.attach(modules, prepared.method, prepared.tokenizer)
-        if not alone:
-            base.make_own(attached)
+        attached = method.attach(base, prepared.method, prepared.tokenizer)
         method.initialise(attached, prepared.method, Start(config, prepared.train, summed_loss))
-    if should_hold(config, held.num_held_bytes(prepared.outline, model.DTYPES[config.dtype])):
-        held.hold(attached, base.held)
-    return Job(config, attached, objective, prepared.train, prepared.validation)
+    if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
+        held.hold(attached)
+    if config.gradient_checkpointing:
+        # Of the two forms, the one that also works where nothing that enters a layer is trained.
+        attached.gradient_checkpointing_enable({"use_reentrant": False})
+    collate, why_not = _packing(config, objective, attached)
+    return Job(
+        config, attached, objective, prepared.train, prepared.validation, collate, notes=why_not
+    )
+
+
+def _packing(
+    config: TrainConfig, objective: Objective, attached: Any
+) -> tuple[Collate | None, tuple[str, ...]]:
+    """How batches of packed rows are made, or None and, if that is not asked for, why."""
+    settings = config.optimiser
+    if settings.packing is False:
+        return None, ()
+    if METHODS[config.method.type].num_virtual_tokens(config.method):
+        return None, (f"no packing: {config.method.type} puts virtual tokens before each example",)
+    if not objective.can_pack:
+        return None, ()
+    width = attached.config.get_text_config().hidden_size
+    if not keeps_apart(attached):
+        why = "this base lets packed examples see each other, or counts positions by itself"
+        if settings.packing:
+            raise ConfigError(f"key 'optimiser.packing': true, but {why}; leave it out")
+        return None, (f"no packing: {why}",)
+    return functools.partial(objective.collate_packed, width=width), ()

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,20 @@ import peft
 import torch
 from torch import Tensor
 
-from trainer.batches import epoch_batches, num_steps, steps_per_epoch
+from trainer.batches import BatchPlan, cut
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteLossError
 from trainer.examples import Examples, Indices
 from trainer.methods import METHODS
 from trainer.objectives import Objective
+from trainer.optimisers import OPTIMISERS
 from trainer.schedule import learning_rate_at, seeded
+
+# Parameters whose gradients are not finite that a message names; they tend to be all.
+MAX_NAMED = 3
+
+Collate = Callable[[list[Any], str], Any]
+"""Examples and device -> batch."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,14 @@ class Job:
         objective: Objective,
         train: Examples,
         validation: Examples,
+        collate: Collate | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        """`config` is resolved; `model` has its adapter attached."""
+        """`config` is resolved; `model` has its adapter attached.
+
+        `collate` stands in for the objective's, where rows may hold several examples; `notes` are
+        for whoever watches the run.
+        """
         assert config.device is not None
         self.config = config
         self.model = model
@@ -63,24 +77,22 @@ class Job:
         self.elapsed_s = 0.0
         self.best: Best | None = None
         self.validation_losses: dict[int, float] = {}
+        self.notes = notes
+        self.packed = collate is not None
         self._objective = objective
+        self._collate = collate or objective.collate
         self._device = config.device
         self._train = train
         self._validation = validation
-        settings = config.optimiser
-        shape = (train.num_per_epoch, settings.batch_size, settings.accumulation)
-        self.steps_per_epoch = steps_per_epoch(*shape)
-        wanted = num_steps(*shape, settings.epochs)
-        self.num_steps = min(wanted, settings.max_steps or wanted)
-        self._epoch = -1
-        self._epoch_batches: list[Indices] = []
+        self._plan = BatchPlan(train, config.optimiser, config.seed)
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self.num_steps = self._plan.num_steps
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = METHODS[config.method.type].parameter_groups(config.method, self.parameters)
         self._rates = [group.rate for group in groups]
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = OPTIMISERS[config.optimiser.algorithm](
             [{"params": [self.parameters[n] for n in group.names]} for group in groups],
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
+            config.optimiser,
         )
 
     @property
@@ -97,8 +109,7 @@ class Job:
         """One optimiser step. Raises NonFiniteLossError naming the rows, before any update."""
         begin = time.monotonic()
         batches = [
-            self._objective.collate([self._train[i] for i in indices], self._device)
-            for indices in self._batches_of(self.step)
+            self._batch(self._train, indices) for indices in self._plan.batches_of(self.step)
         ]
         num_terms = sum(batch.num_terms for batch in batches)
         learning_rate = learning_rate_at(self.step, self.num_steps, self.config.optimiser)
@@ -115,13 +126,14 @@ class Job:
                     )
                 loss.backward()
                 total += value
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.config.optimiser.clip_norm
-        ).item()
+        norm = self._clip()
         if not math.isfinite(norm):
-            self._optimizer.zero_grad()
             rows = ", ".join(row for batch in batches for row in batch.where)
-            raise NonFiniteLossError(f"step {self.step + 1}: the gradient is {norm}; rows {rows}")
+            names = self._not_finite()
+            self._optimizer.zero_grad()
+            raise NonFiniteLossError(
+                f"step {self.step + 1}: the gradient is {norm}, of {names}; rows {rows}"
+            )
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
         self._optimizer.step()
@@ -138,11 +150,9 @@ class Job:
         begin = time.monotonic()
         total, num_terms = 0.0, 0.0
         self.model.eval()
-        size = self.config.optimiser.batch_size
-        order = np.argsort(self._validation.lengths, kind="stable")
-        for first in range(0, len(order), size):
-            chosen = [self._validation[i] for i in order[first : first + size]]
-            batch = self._objective.collate(chosen, self._device)
+        lengths = self._validation.lengths
+        for indices in cut(np.arange(len(lengths)), lengths, self.config.optimiser):
+            batch = self._batch(self._validation, indices)
             total += self._objective.summed_loss(self.model, batch).item()
             num_terms += batch.num_terms
         loss = total / num_terms
@@ -183,15 +193,27 @@ class Job:
         self.validation_losses = state["validation_losses"]
         self.best = None if state["best"] is None else Best(*state["best"])
 
-    def _batches_of(self, step: int) -> list[Indices]:
-        settings = self.config.optimiser
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            seed = self.config.seed
-            shown = self._train.epoch(seed, epoch)
-            self._epoch_batches = epoch_batches(
-                shown, self._train.lengths, settings.batch_size, seed, epoch
-            )
-        first = position * settings.accumulation
-        return self._epoch_batches[first : first + settings.accumulation]
+    def _batch(self, examples: Examples, indices: Indices) -> Any:
+        return self._collate([examples[i] for i in indices], self._device)
+
+    def _clip(self) -> float:
+        """The norm of all gradients together, before they were scaled down to the limit."""
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.parameters.values() if p.grad is not None]
+        )
+        limit = self.config.optimiser.clip_norm
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), limit, norm)
+        return norm.item()
+
+    def _not_finite(self) -> str:
+        """Parameters whose gradients are not finite, the first few of them by name."""
+        names = [
+            name
+            for name, p in self.parameters.items()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        if not names:
+            return "all together, of none alone"
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        return ", ".join(names[:MAX_NAMED]) + more

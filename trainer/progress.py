@@ -13,53 +13,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer.job import StepReport
+from trainer.job import Job, StepReport
 
 # Weight of the newest step in the smoothed loss and speed.
 SMOOTHING = 0.1
 
 
-class JobView:
-    """Shows the progress of one job: its bar, and a line per validation."""
-
-    def __init__(self, view: "ProgressView", name: str, num_steps: int, step: int) -> None:
-        """`step` of `num_steps` are done."""
-        self._view = view
-        self._name = name
-        self._num_steps = num_steps
-        self._task = view.progress.add_task(
-            name, total=num_steps, completed=step, loss=float("nan"), speed=0.0
-        )
-        self._loss: float | None = None
-        self._speed = 0.0
-
-    def stepped(self, report: StepReport) -> None:
-        """Moves the bar on."""
-        speed = report.num_tokens / max(report.time_s, 1e-9)
-        if self._loss is None:
-            self._loss, self._speed = report.loss, speed
-        self._loss += SMOOTHING * (report.loss - self._loss)
-        self._speed += SMOOTHING * (speed - self._speed)
-        self._view.progress.update(
-            self._task, completed=report.step, loss=self._loss, speed=self._speed
-        )
-
-    def validated(self, step: int, loss: float) -> None:
-        """Prints a validation loss."""
-        text = f"step {step}/{self._num_steps}: validation loss {loss:.4f}"
-        if self._loss is not None:
-            text += f", training loss {self._loss:.4f}, {self._speed:,.0f} tokens/s"
-        self._view.print(self._name, text)
-
-
 class ProgressView:
-    """Shows the progress of a run's jobs. Off a terminal only the lines are printed."""
+    """Shows the progress of one job. Off a terminal only the lines are printed."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, job: Job, quiet: bool = False) -> None:
         """`quiet` prints nothing."""
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._num_jobs = 0
-        self.progress = Progress(
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -70,19 +36,35 @@ class ProgressView:
             console=self._console,
             disable=quiet or not self._console.is_terminal,
         )
+        self._task = self._progress.add_task(
+            job.config.name, total=job.num_steps, completed=job.step, loss=float("nan"), speed=0.0
+        )
+        self._num_steps = job.num_steps
+        self._loss: float | None = None
+        self._speed = 0.0
 
-    def add(self, name: str, num_steps: int, step: int) -> JobView:
-        """A bar for a job, of whose `num_steps` `step` are done."""
-        self._num_jobs += 1
-        return JobView(self, name, num_steps, step)
+    def stepped(self, report: StepReport) -> None:
+        """Moves the bar on."""
+        speed = report.num_tokens / max(report.time_s, 1e-9)
+        if self._loss is None:
+            self._loss, self._speed = report.loss, speed
+        self._loss += SMOOTHING * (report.loss - self._loss)
+        self._speed += SMOOTHING * (speed - self._speed)
+        self._progress.update(self._task, completed=report.step, loss=self._loss, speed=self._speed)
 
-    def print(self, name: str, text: str) -> None:
-        """Prints a line about a job, which it names if there are several."""
-        prefix = f"{name}: " if self._num_jobs > 1 else ""
-        self._console.print(prefix + text, markup=False)
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text)
+
+    def validated(self, step: int, loss: float) -> None:
+        """Prints a validation loss."""
+        text = f"step {step}/{self._num_steps}: validation loss {loss:.4f}"
+        if self._loss is not None:
+            text += f", training loss {self._loss:.4f}, {self._speed:,.0f} tokens/s"
+        self._console.print(text)
 
     def __enter__(self) -> Self:
-        self.progress.start()
+        self._progress.start()
         return self
 
     def __exit__(
@@ -92,4 +74,4 @@ class ProgressView:
         trace: TracebackType | None,
     ) -> None:
         """Leaves the terminal as it was."""
-        self.progress.stop()
+        self._progress.stop()

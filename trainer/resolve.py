@@ -10,6 +10,9 @@ from trainer.errors import ConfigError
 from trainer.held import MAX_AUTOMATIC_BYTES
 from trainer.methods import METHODS
 
+# Their steps are of another size than AdamW's, for which the methods' learning rates are.
+OTHER_RATES = ("adafactor", "sgd")
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -41,7 +44,14 @@ def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
     if len(given) > 1:
         raise ConfigError(f"keys {' and '.join(given)}: give one of them")
     method = METHODS[config.method.type]
-    learning_rate = config.optimiser.learning_rate or method.learning_rate
+    learning_rate = config.optimiser.learning_rate
+    if learning_rate is None:
+        if config.optimiser.algorithm in OTHER_RATES:
+            raise ConfigError(
+                f"key 'optimiser.learning_rate': give one for {config.optimiser.algorithm}; the "
+                f"default of {config.method.type}, {method.learning_rate:g}, is for AdamW"
+            )
+        learning_rate = method.learning_rate
     return dataclasses.replace(
         config,
         device=device,

@@ -13,7 +13,7 @@ from trainer.config import OptimiserConfig
 def learning_rate_at(step: int, total: int, settings: OptimiserConfig) -> float:
     """The learning rate of step `step`, counted from 0, out of `total`.
 
-    Rises linearly over the first `warmup_share` of the steps, then falls towards 0.
+    Rises linearly over the first `warmup_share` of the steps, then falls towards `min_share`.
     """
     assert settings.learning_rate is not None
     num_warmup = math.ceil(settings.warmup_share * total)
@@ -24,8 +24,10 @@ def learning_rate_at(step: int, total: int, settings: OptimiserConfig) -> float:
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
         "linear": 1 - done,
         "constant": 1.0,
+        "inverse_sqrt": math.sqrt(max(1, num_warmup) / (step + 1)),
     }[settings.schedule]
-    return settings.learning_rate * share
+    low = settings.min_share
+    return settings.learning_rate * (low + (1 - low) * share)
 
 
 @contextmanager

@@ -68,6 +68,8 @@ class Batch:
     """What the loss is a sum over: completion tokens that are learnt."""
     where: tuple[str, ...]
     """`file:line` of each example."""
+    position_ids: Tensor | None = None  # [B, T]
+    """Given where rows hold several examples (see `trainer.packing`)."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[Encoded]:

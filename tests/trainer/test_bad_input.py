@@ -24,7 +24,7 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["optimiser.learning_rate=.nan"], "key 'optimiser.learning_rate': input should be a finite"),
     (["optimiser.learning_rate=fast"], "key 'optimiser.learning_rate': input should be a valid"),
     (["optimiser=3"], "key 'optimiser': input should be a dictionary"),
-    (["optimiser.schedule=step"], "'cosine', 'linear' or 'constant', got 'step'"),
+    (["optimiser.schedule=step"], "'cosine', 'linear', 'constant' or 'inverse_sqrt', got 'step'"),
     (["quantization=fp4"], "key 'quantization': input should be 'nf4', 'int8' or 'none'"),
     (["data.validation=1.5"], "key 'data.validation': input should be less than 1"),
     (["name=Über"], "adapter name 'Über' is not allowed"),
@@ -195,7 +195,7 @@ def test_output_holds_a_run(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     line = refused(write_config())
-    assert "holds a run already (metrics.jsonl); replace it with --overwrite" in line
+    assert "holds a run already (metrics.jsonl); continue it with --resume" in line
     assert "start with --overwrite" in refused(write_config(), "--resume")
 
 

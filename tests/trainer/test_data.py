@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from tests.trainer.conftest import WriteRows, make_rows
-from trainer.batches import epoch_batches, num_steps
+from tests.trainer.conftest import WriteRows
 from trainer.corpus import train_tokenizer
 from trainer.data import Example, Row, open_source, read_rows, to_examples
 from trainer.errors import ConfigError
@@ -100,26 +98,3 @@ def test_collate_pads_right_and_masks_prompts(base: Path) -> None:
         assert tuple(ids) == example.prompt_ids + example.completion_ids
         learnt = batch.labels[row][batch.labels[row] != IGNORED].tolist()
         assert tuple(learnt) == example.completion_ids
-
-
-def test_epochs_show_every_example_once_in_another_order() -> None:
-    lengths = np.array([len(row["input"]) for row in make_rows(100)])
-    shown = np.arange(100)
-
-    def batches_of(epoch: int) -> list[list[int]]:
-        return [b.tolist() for b in epoch_batches(shown, lengths, 8, seed=3, epoch=epoch)]
-
-    first, second = batches_of(0), batches_of(1)
-    for batches in (first, second):
-        assert sorted(i for batch in batches for i in batch) == list(range(100))
-        assert max(map(len, batches)) == 8
-    assert first != second
-    assert first == batches_of(0)
-    spread = [max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in first]
-    assert sum(spread) / len(spread) < (lengths.max() - lengths.min()) / 3
-
-
-def test_number_of_steps() -> None:
-    assert num_steps(100, batch_size=8, accumulation=2, epochs=1) == 7
-    assert num_steps(100, batch_size=8, accumulation=2, epochs=0.5) == 4
-    assert num_steps(1, batch_size=8, accumulation=1, epochs=0.1) == 1

@@ -31,11 +31,13 @@ def batch(base: Path) -> Batch:
     return collate(encode(load_tokenizer(base), examples))
 
 
-def attached(base: Path, method: str, quantization: str = "nf4") -> peft.PeftModel:
+def attached(
+    base: Path, method: str, quantization: str = "nf4", settings: object = None
+) -> peft.PeftModel:
     """A model whose adapter is not at its start, where half of the gradients are zero."""
     model = load_base(base, quantization=quantization, dtype=torch.float32, device="cpu")
     with seeded(1, "test"):
-        adapted = METHODS[method].attach(model, SETTINGS[method], load_tokenizer(base))
+        adapted = METHODS[method].attach(model, settings or SETTINGS[method], load_tokenizer(base))
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn_like(parameter)
@@ -86,7 +88,7 @@ def test_held_weights_change_no_bit(base: Path, batch: Batch, method: str) -> No
     model = attached(base, method).train()
     plain = summed_loss(model, batch)
     expected = gradients(model, plain)
-    held.hold(model, {})
+    held.hold(model)
     assert any("forward" in m.__dict__ for m in model.modules() if isinstance(m, Linear4bit))
     fast = summed_loss(model, batch)
     got = gradients(model, fast)

@@ -95,7 +95,7 @@ def test_steps_are_those_of_a_plain_loop(base: Path) -> None:
     optimiser = torch.optim.AdamW(parameters.values(), betas=(0.7, 0.8), weight_decay=0.3)
     rows = encoded(base)
     lengths = InMemory(rows).lengths
-    order = epoch_batches(np.arange(len(rows)), lengths, 4, seed=0, epoch=0)
+    order = epoch_batches(np.arange(len(rows)), lengths, settings, seed=0, epoch=0)
     for step in range(NUM_STEPS):
         batch = collate([rows[i] for i in order[step]])
         loss = summed_loss_plain(model, batch) / batch.num_terms

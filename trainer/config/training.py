@@ -10,28 +10,42 @@ from trainer.config.common import STRICT, Positive, PositiveFloat, Share
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimiserConfig:
-    """AdamW and how much it gets to see."""
+    """The optimiser, its learning rate, and how much it gets to see."""
+
+    algorithm: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = "adamw"
+    """`adamw_8bit` keeps two bytes of state per parameter instead of eight (arXiv 2110.02861), for
+    tensors from 4096 numbers upwards; `paged_adamw_8bit` lets them leave the GPU when its memory is
+    short (on CPU nothing is paged). `adafactor` keeps two numbers per row and column (arXiv
+    1804.04235), `sgd` a momentum."""
 
     learning_rate: PositiveFloat | None = None
-    """Largest step size. Null: the method's default, see `trainer.methods`."""
+    """Largest step size. Null: the method's default, which is for the AdamWs."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay per unit of learning rate. Adapters are small and start near zero."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """Decay of AdamW's two moments."""
+    """Decay of AdamW's two moments; the first is SGD's momentum. Adafactor has its own."""
     warmup_share: Share = 0.03
     """Share of the steps over which the learning rate rises from 0."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes down to 0 after that."""
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine"
+    """How the learning rate goes down after that."""
+    min_share: Share = 0.0
+    """Share of `learning_rate` below which the schedule does not fall."""
     batch_size: Positive = 16
     """Examples per forward pass."""
+    max_tokens_per_batch: Positive | None = None
+    """Instead of `batch_size`: as many examples of like length per forward pass as have, padded to
+    the longest, at most so many tokens. An example that has more stands alone."""
+    packing: bool | None = None
+    """Several examples in a row where that is less work, none of which sees another. Null: where
+    method and base allow it; with virtual tokens, which stand before each example, they do not."""
     accumulation: Positive = 1
     """Forward passes per step. The loss is normalised over all of their completion tokens."""
     epochs: PositiveFloat = 1.0
     """Passes over the training examples."""
     max_steps: Positive | None = None
     """Stop after this many steps, if that comes first."""
-    clip_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient of all trained parameters."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of the gradient of all trained parameters. Null: any."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

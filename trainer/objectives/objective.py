@@ -49,6 +49,8 @@ class Objective(ABC):
 
     task: ClassVar[str]
     """PEFT's task type, which decides the model's class: see `trainer.model.CLASSES`."""
+    can_pack: ClassVar[bool] = False
+    """Whether `collate_packed` may put several examples into a row."""
     labels: tuple[str, ...] = ()
     """Names of the classes of a classification head, in its order."""
 
@@ -73,6 +75,10 @@ class Objective(ABC):
     @abstractmethod
     def collate(self, examples: Sequence[Any], device: str) -> Any:
         """A batch of encoded examples, on `device`."""
+
+    def collate_packed(self, examples: Sequence[Any], device: str, width: int) -> Any:
+        """The same in fewer rows, for a model of hidden size `width`; see `trainer.packing`."""
+        return self.collate(examples, device)
 
     @abstractmethod
     def summed_loss(self, model: Any, batch: Any) -> Tensor:

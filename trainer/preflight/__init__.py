@@ -15,6 +15,7 @@ from trainer.methods import METHODS
 from trainer.objectives import OBJECTIVES, Objective
 from trainer.preflight.leakage import check_no_leak
 from trainer.preflight.lengths import fit, max_length_of
+from trainer.preflight.loop import check_loop
 from trainer.preflight.prepared import Prepared
 from trainer.preflight.split import Split, draw, split_by_hash
 from trainer.preflight.wording import choose_wordings
@@ -42,6 +43,7 @@ def prepare(config: TrainConfig) -> Prepared:
     max_length = max_length_of(config, outline)
     method = METHODS[config.method.type]
     method.check(config, outline)
+    check_loop(config, outline, objective)
     settings = method.bind(config.method, outline, tokenizer)
     num_trainable = method.num_trainable(outline, settings)
     if num_trainable >= outline.num_parameters() and not method.trains_base:
