@@ -19,7 +19,7 @@ EXAMPLES = """\
 examples:
   python -m trainer train lora.yaml
   python -m trainer train lora.yaml --set optimiser.epochs=3 --set method.rank=8
-  python -m trainer train lora.yaml --resume
+  python -m trainer resume runs/lora
   python -m trainer verify store/my-adapter/0123456789abcdef
   python -m trainer combine both --adapters first=0.7 second=0.3 --base BASE --store store
   python -m trainer schema > train.schema.json
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _without_library_chatter():
             return VERBS[options.command].run(options)
     except InterruptedRunError as error:
-        print(f"{error}\ncontinue with: {_resume_command(arguments)}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return error.exit_code
     except TrainerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _resume_command(arguments: Sequence[str]) -> str:
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
-    return f"python -m trainer {shlex.join([*kept, '--resume'])}"
+    mode = ["--resume"] if arguments[:1] == ["train"] else []
+    return f"python -m trainer {shlex.join([*kept, *mode])}"
 
 
 def _parser() -> argparse.ArgumentParser:

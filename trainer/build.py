@@ -15,36 +15,51 @@ from trainer.objectives import Objective
 from trainer.packing import keeps_apart
 from trainer.resolve import should_hold
 from trainer.schedule import seeded
+from trainer.shared import SharedBase
 
 
-def make_job(config: TrainConfig, prepared: preflight.Prepared) -> Job:
-    """Loads the base, attaches a fresh adapter and gives the job its examples.
+def load_base(config: TrainConfig, task: str) -> SharedBase:
+    """Loads the base as the class that learns `task`; `config` is resolved.
 
-    `config` is resolved. Raises BaseModelError.
+    Raises BaseModelError.
     """
     assert config.device is not None
     assert config.dtype is not None
-    dtype = model.DTYPES[config.dtype]
-    base = model.load_base(
-        config.base,
-        quantization=config.quantization,
-        dtype=dtype,
-        device=config.device,
-        task=prepared.objective.task,
+    return SharedBase(
+        model.load_base(
+            config.base,
+            quantization=config.quantization,
+            dtype=model.DTYPES[config.dtype],
+            device=config.device,
+            task=task,
+        )
     )
-    if prepared.objective.labels:
-        with seeded(config.seed, "head"):
-            model.give_head(base, len(prepared.objective.labels))
+
+
+def make_job(
+    config: TrainConfig, prepared: preflight.Prepared, base: SharedBase, *, alone: bool
+) -> Job:
+    """Attaches a fresh adapter and gives the job its examples; `config` is resolved.
+
+    `alone`: nobody else needs the base's modules, so they are not copied.
+    """
+    assert config.dtype is not None
+    modules = base.model if alone else base.copy()
     method, objective = METHODS[config.method.type], prepared.objective
+    if objective.labels:
+        with seeded(config.seed, "head"):
+            model.give_head(modules, len(objective.labels))
 
     def summed_loss(model: PreTrainedModel, example: Any) -> Tensor:
         return objective.summed_loss(model, objective.collate([example], str(model.device)))
 
     with seeded(config.seed, "adapter"):
-        attached = method.attach(base, prepared.method, prepared.tokenizer)
+        attached = method.attach(modules, prepared.method, prepared.tokenizer)
+        if not alone:
+            base.make_own(attached)
         method.initialise(attached, prepared.method, Start(config, prepared.train, summed_loss))
-    if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
-        held.hold(attached)
+    if should_hold(config, held.num_held_bytes(prepared.outline, model.DTYPES[config.dtype])):
+        held.hold(attached, base.held)
     if config.gradient_checkpointing:
         # Of the two forms, the one that also works where nothing that enters a layer is trained.
         attached.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,21 +1,23 @@
-"""Checkpoints: the full state of a run in one file, replaced atomically."""
+"""Checkpoints: the full state of a run, all of its jobs at one time, in one file."""
 
+import errno
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, OutputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for a checkpoint to fit a run: sha256, in hex."""
+    """What must be equal for a checkpoint to fit a job: sha256, in hex."""
 
     config: str
     data: str
@@ -27,41 +29,97 @@ class Identity:
         return next((w for k, w in parts.items() if getattr(self, k) != getattr(other, k)), None)
 
 
-def save(path: Path, identity: Identity, state: dict[str, Any], num_log_bytes: int) -> None:
-    """Writes the state of a run; a crash leaves the old checkpoint or the new one.
+@dataclass(frozen=True)
+class Saved:
+    """One job in a checkpoint."""
 
-    `num_log_bytes`: length of the metrics log that belongs to this state.
+    identity: Identity
+    state: dict[str, Any]
+    """What `Job.state` gave."""
+    num_log_bytes: int
+    """Length of the metrics log that belongs to this state."""
+
+
+def save(path: Path, jobs: Mapping[str, Saved]) -> None:
+    """Writes the state of every job, by name; a crash leaves the old checkpoint or the new one.
+
+    Raises OutputError if there is no room for it; the old one is there still.
     """
     temporary = path.with_suffix(".tmp")
     content = {
         "format": FORMAT,
-        "identity": (identity.config, identity.data, identity.base),
-        "state": state,
-        "num_log_bytes": num_log_bytes,
+        "jobs": {
+            name: {
+                "identity": (saved.identity.config, saved.identity.data, saved.identity.base),
+                "state": saved.state,
+                "num_log_bytes": saved.num_log_bytes,
+            }
+            for name, saved in jobs.items()
+        },
     }
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        there = "the one before it is intact" if path.is_file() else "there is none before it"
+        raise OutputError(
+            f"{path}: the checkpoint could not be written: {_reason(error)}; {there}; make room, "
+            f"then continue with `python -m trainer resume {path.parent}`"
+        ) from error
 
 
-def load(path: Path, identity: Identity) -> tuple[dict[str, Any], int]:
-    """The state and log length that `save` wrote.
+def load(path: Path, identities: Mapping[str, Identity]) -> dict[str, Saved]:
+    """What `save` wrote, for jobs of these names and identities.
 
-    Raises CheckpointError if there is none, it is damaged, or it belongs to another run.
+    Raises CheckpointError if it is damaged, or belongs to another run.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no checkpoint to resume from; start with --overwrite")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint; start over with --overwrite") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version")
-    if differing := Identity(*content["identity"]).difference(identity):
+    jobs = {
+        name: Saved(Identity(*job["identity"]), job["state"], job["num_log_bytes"])
+        for name, job in content["jobs"].items()
+    }
+    if jobs.keys() != identities.keys():
         raise CheckpointError(
-            f"{path}: the {differing} is not that of the interrupted run; restore it, or start "
-            "over with --overwrite"
+            f"{path}: it holds the jobs {', '.join(sorted(jobs))}, not "
+            f"{', '.join(sorted(identities))}; restore them, or start over with --overwrite"
         )
-    return content["state"], content["num_log_bytes"]
+    for name, saved in jobs.items():
+        if differing := saved.identity.difference(identities[name]):
+            of = f" of {name!r}" if len(jobs) > 1 else ""
+            raise CheckpointError(
+                f"{path}: the {differing}{of} is not that of the interrupted run; restore it, or "
+                "start over with --overwrite"
+            )
+    return jobs
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said; torch reports a failed write in words of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split())[:200]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name survive a crash of the machine, where folders can be synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)

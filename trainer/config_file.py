@@ -67,8 +67,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Sets one `key.sub=value` in `data`; the value is YAML. Raises ConfigError."""
+def apply_override(data: Any, override: str) -> None:
+    """Sets one `key.sub=value` in the mapping `data`; the value is YAML. Raises ConfigError.
+
+    A number names an item of a list: `jobs.0.name=first`.
+    """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override!r}: expected key=value, such as optimiser.epochs=2")
@@ -78,10 +81,18 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {key}: {text!r} is not valid YAML") from error
     *parents, last = key.split(".")
     for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
+        inner: Any = data.setdefault(parent, {}) if isinstance(data, dict) else _item(data, parent)
+        if not isinstance(inner, dict | list):
             raise ConfigError(f"--set {key}: {parent!r} holds a value, not keys")
+        data = inner
+    if not isinstance(data, dict):
+        raise ConfigError(f"--set {key}: {last!r} is not a key; give one of its keys")
     data[last] = value
+
+
+def _item(items: list[Any], position: str) -> Any:
+    """The item of a list at `position`, counted from 0, or None."""
+    return items[int(position)] if position.isdecimal() and int(position) < len(items) else None
 
 
 def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:

@@ -8,10 +8,14 @@
     │   └── CheckpointError       no checkpoint, or one of another run
     ├── NonFiniteLossError        the loss or a gradient is not a number
     ├── ExportError               what was written does not compute what was trained
+    ├── OutputError               what a run writes finds no room, or no right to be written
     └── InterruptedRunError       Ctrl-C or SIGTERM, after saving exit code 128 + signal
 
 Messages are one line each and name the file, the key or line, the value and the remedy.
 """
+
+import shlex
+from pathlib import Path
 
 
 class TrainerError(Exception):
@@ -50,10 +54,18 @@ class ExportError(TrainerError):
     """The adapter read back from disk does not compute what was trained."""
 
 
+class OutputError(TrainerError):
+    """A checkpoint, a log or an adapter could not be written."""
+
+
 class InterruptedRunError(TrainerError):
     """A signal stopped the run after its state was saved."""
 
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by signal {signal_number} after step {step}, checkpoint saved")
+    def __init__(self, signal_number: int, where: str, directory: Path) -> None:
+        """`where`: the steps done, in words; `directory`: the run's folder."""
+        super().__init__(
+            f"stopped by signal {signal_number} after {where}, checkpoint saved\n"
+            f"continue with: python -m trainer resume {shlex.quote(str(directory))}"
+        )
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number

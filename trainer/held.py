@@ -24,21 +24,26 @@ def num_held_bytes(outline: nn.Module, dtype: torch.dtype) -> int:
     return sum(weights) * dtype.itemsize
 
 
-def hold(model: nn.Module) -> None:
+def hold(model: nn.Module, held: dict[int, Tensor]) -> None:
     """Makes every Linear4bit of `model` multiply with a dequantized copy of its weight.
 
-    The modules, their quantized weights and everything saved stay as they are. Weights must not
-    have been repacked (see `trainer.model.keep_weights_as_loaded`).
+    The copies are put into `held`, by the address of the weight, and taken from there, so models
+    that share weights share them too. The modules, their quantized weights and everything saved
+    stay as they are. Weights must not have been repacked (see
+    `trainer.model.keep_weights_as_loaded`).
     """
     for module in _linears(model):
-        state = cast(Params4bit, module.weight).quant_state
-        weight = dequantize_4bit(module.weight.data, state).to(module.compute_dtype)
+        address = module.weight.data_ptr()
+        if address not in held:
+            state = cast(Params4bit, module.weight).quant_state
+            held[address] = dequantize_4bit(module.weight.data, state).to(module.compute_dtype)
+        weight = held[address]
         # On the instance, so that the class, PEFT's type checks and state_dict see no difference.
         module.__dict__["forward"] = _product(weight, module.bias)
 
 
 def release(model: nn.Module) -> None:
-    """Undoes `hold` and frees the copies."""
+    """Undoes `hold`; the copies go with whoever has `held`."""
     for module in _linears(model):
         module.__dict__.pop("forward", None)
 

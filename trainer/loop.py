@@ -1,22 +1,19 @@
-"""The training loop: steps, validations and checkpoints, until all steps are done."""
+"""One job's way to its end, turn by turn: a step, with what is due after it."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
-from trainer import checkpoint
-from trainer.errors import InterruptedRunError
 from trainer.job import Job
 from trainer.log import MetricsLog
-from trainer.progress import ProgressView
+from trainer.progress import JobView
 
 
 @dataclass
 class StopSignal:
-    """Set by Ctrl-C or SIGTERM; looked at between steps."""
+    """Set by Ctrl-C or SIGTERM; looked at between turns."""
 
     number: int | None = None
 
@@ -43,17 +40,10 @@ def stop_on_signal() -> Iterator[StopSignal]:
         restore()
 
 
-def run(
-    job: Job,
-    log: MetricsLog,
-    view: ProgressView,
-    checkpoint_path: Path,
-    identity: checkpoint.Identity,
-    stop: StopSignal,
-) -> None:
-    """Trains `job` to its end, from where it stands.
+def turns(job: Job, log: MetricsLog, view: JobView) -> Iterator[bool]:
+    """Trains `job` from where it stands; yields after each turn whether a checkpoint is due.
 
-    Raises NonFiniteLossError, or InterruptedRunError after saving a checkpoint.
+    Between two turns the job may wait, be saved, or be dropped. Raises NonFiniteLossError.
     """
     settings = job.config.loop
     validate_every = settings.validate_every or job.steps_per_epoch
@@ -65,18 +55,12 @@ def run(
             log.write("validation", step=job.step, loss=loss, elapsed_s=round(job.elapsed_s, 3))
             view.validated(job.step, loss)
 
-    def save() -> None:
-        checkpoint.save(checkpoint_path, identity, job.state(), log.sync())
-
     for note in job.notes:
         view.note(note)
     if job.step == 0 and not job.validation_losses:
         validate()
-        save()
+        yield True
     while not job.finished:
-        if stop.number is not None:
-            save()
-            raise InterruptedRunError(stop.number, job.step)
         report = job.train_step()
         log.write(
             "train",
@@ -91,5 +75,4 @@ def run(
         view.stepped(report)
         if job.finished or job.step % validate_every == 0:
             validate()
-        if job.finished or job.step % checkpoint_every == 0:
-            save()
+        yield job.finished or job.step % checkpoint_every == 0

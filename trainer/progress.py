@@ -13,33 +13,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trainer.job import Job, StepReport
+from trainer.job import StepReport
 
 # Weight of the newest step in the smoothed loss and speed.
 SMOOTHING = 0.1
 
 
-class ProgressView:
-    """Shows the progress of one job. Off a terminal only the lines are printed."""
+class JobView:
+    """Shows the progress of one job: its bar, and a line per validation."""
 
-    def __init__(self, job: Job, quiet: bool = False) -> None:
-        """`quiet` prints nothing."""
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
+    def __init__(self, view: "ProgressView", name: str, num_steps: int, step: int) -> None:
+        """`step` of `num_steps` are done."""
+        self._view = view
+        self._name = name
+        self._num_steps = num_steps
+        self._task = view.progress.add_task(
+            name, total=num_steps, completed=step, loss=float("nan"), speed=0.0
         )
-        self._task = self._progress.add_task(
-            job.config.name, total=job.num_steps, completed=job.step, loss=float("nan"), speed=0.0
-        )
-        self._num_steps = job.num_steps
         self._loss: float | None = None
         self._speed = 0.0
 
@@ -50,21 +40,53 @@ class ProgressView:
             self._loss, self._speed = report.loss, speed
         self._loss += SMOOTHING * (report.loss - self._loss)
         self._speed += SMOOTHING * (speed - self._speed)
-        self._progress.update(self._task, completed=report.step, loss=self._loss, speed=self._speed)
+        self._view.progress.update(
+            self._task, completed=report.step, loss=self._loss, speed=self._speed
+        )
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        self._console.print(text)
+        self._view.print(self._name, text)
 
     def validated(self, step: int, loss: float) -> None:
         """Prints a validation loss."""
         text = f"step {step}/{self._num_steps}: validation loss {loss:.4f}"
         if self._loss is not None:
             text += f", training loss {self._loss:.4f}, {self._speed:,.0f} tokens/s"
-        self._console.print(text)
+        self._view.print(self._name, text)
+
+
+class ProgressView:
+    """Shows the progress of a run's jobs. Off a terminal only the lines are printed."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        """`quiet` prints nothing."""
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._num_jobs = 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+
+    def add(self, name: str, num_steps: int, step: int) -> JobView:
+        """A bar for a job, of whose `num_steps` `step` are done."""
+        self._num_jobs += 1
+        return JobView(self, name, num_steps, step)
+
+    def print(self, name: str, text: str) -> None:
+        """Prints a line about a job, which it names if there are several."""
+        prefix = f"{name}: " if self._num_jobs > 1 else ""
+        self._console.print(prefix + text, markup=False)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
@@ -74,4 +96,4 @@ class ProgressView:
         trace: TracebackType | None,
     ) -> None:
         """Leaves the terminal as it was."""
-        self._progress.stop()
+        self.progress.stop()

@@ -1,22 +1,23 @@
-"""The verb `train`: from a configuration to a published adapter."""
+"""The verb `train`: from configurations to published adapters."""
 
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
-from trainer import checkpoint, files, loop, preflight
-from trainer.build import make_job
-from trainer.config import OutputConfig, TrainConfig
+from trainer import checkpoint, facts, files, folder, preflight, turns
+from trainer.build import load_base
+from trainer.config import TrainConfig
 from trainer.config_file import config_hash
-from trainer.errors import BaseModelError, CheckpointError, ConfigError
-from trainer.finish import finish
-from trainer.log import MetricsLog
-from trainer.progress import ProgressView
+from trainer.errors import BaseModelError, CheckpointError, InputError
 from trainer.resolve import detect_hardware, resolve
+from trainer.run_file import Run
+from trainer.shared import SharedBase
 from understudy.artifact import ArtifactError, base_fingerprint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,63 +35,115 @@ class TrainOptions:
 def train(config: TrainConfig, options: TrainOptions) -> dict[str, Any]:
     """Trains, exports, checks and publishes one adapter; returns the summary for `--json`.
 
-    Writes `metrics.jsonl`, `loss.png`, `checkpoint.pt` and `adapter/` into `config.output.dir`.
     Raises TrainerError.
     """
-    config = resolve(config, detect_hardware())
-    assert config.device is not None
-    assert config.dtype is not None
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    output = config.output.dir
-    _check_output(config.output, options)
-    prepared = preflight.prepare(config)
-    identity = _identify(config, prepared)
-    resumed = checkpoint.load(output / files.CHECKPOINT, identity) if options.resume else None
-    _clear_output(output, keep=options.resume)
-
-    job = make_job(config, prepared)
-    num_log_bytes = 0
-    if resumed is not None:
-        state, num_log_bytes = resumed
-        job.load_state(state)
-    with (
-        loop.stop_on_signal() as stop,
-        MetricsLog(output / files.METRICS, num_log_bytes) as log,
-        ProgressView(job, options.quiet) as view,
-    ):
-        loop.run(job, log, view, output / files.CHECKPOINT, identity, stop)
-    return finish(job, prepared, identity)
+    summary: dict[str, Any] = train_all(Run.of(config), options)["jobs"][0]
+    return summary
 
 
-def _identify(config: TrainConfig, prepared: preflight.Prepared) -> checkpoint.Identity:
+def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
+    """Trains every job of `run` over one base; returns `jobs`, the summary of each, and `memory`.
+
+    Writes `metrics.jsonl`, `loss.png` and `adapter/` into each job's folder, and `config.json`,
+    `checkpoint.pt` and `summary.json` into the run's. Where one of several jobs fails, its summary
+    holds `error`. Raises TrainerError.
+    """
+    hardware = detect_hardware()
+    configs = [_named(run, config, partial(resolve, config, hardware)) for config in run.configs]
+    if configs[0].num_threads is not None:
+        torch.set_num_threads(configs[0].num_threads)
+    fresh = not (options.resume or options.overwrite)
+    folder.check_free(run)
+    if fresh:
+        folder.check_unused(run)
+    if options.resume:
+        _check_resumable(run)
+    prepared = [_named(run, config, partial(preflight.prepare, config)) for config in configs]
+    base_hash = _base_hash(configs[0])
+    members = [
+        turns.Member(config, inputs, _identity(config, inputs, base_hash))
+        for config, inputs in zip(configs, prepared, strict=True)
+    ]
+    with folder.locked(run):
+        if fresh:
+            # Again: another process may have been here since.
+            folder.check_unused(run)
+        saved = _saved(run, members) if options.resume else {}
+        folder.begin(run, keep=options.resume)
+        tasks = sorted({inputs.objective.task for inputs in prepared})
+        bases = {task: load_base(configs[0], task) for task in tasks}
+        turns.run(members, bases, run.directory, saved, quiet=options.quiet)
+        summary = _summary(members, bases)
+        folder.write_atomically(run.directory / files.SUMMARY, summary)
+    return summary
+
+
+def _named(run: Run, config: TrainConfig, check: Callable[[], T]) -> T:
+    """What `check` gives; of several jobs a refusal names the one it is about."""
     try:
-        base = base_fingerprint(config.base)
-    except ArtifactError as error:
-        raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
-    return checkpoint.Identity(
-        config=config_hash(config),
-        data=prepared.data_hash(),
-        base=base,
-    )
+        return check()
+    except InputError as error:
+        if len(run.configs) == 1:
+            raise
+        raise type(error)(f"job {config.name!r}: {error}") from error
 
 
-def _check_output(settings: OutputConfig, options: TrainOptions) -> None:
-    for key, folder in (("dir", settings.dir), ("store", settings.store)):
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
-    if options.resume or options.overwrite:
-        return
-    if found := [name for name in files.OWN if (settings.dir / name).exists()]:
+def _summary(members: list[turns.Member], bases: dict[str, SharedBase]) -> dict[str, Any]:
+    num_base_bytes = sum(base.num_bytes for base in bases.values())
+    each = [bases[member.prepared.objective.task].num_bytes for member in members]
+    return {
+        "jobs": [
+            {**(member.summary or _failure(member)), "state_bytes": member.num_state_bytes}
+            for member in members
+        ],
+        "memory": {
+            "base_bytes": num_base_bytes,
+            "saved_bytes": sum(each) - num_base_bytes,
+            "state_bytes": sum(member.num_state_bytes for member in members),
+            "peak_bytes": facts.peak_memory_bytes(),
+            "peak_device_bytes": facts.peak_device_memory_bytes(members[0].config.device or "cpu"),
+        },
+    }
+
+
+def _failure(member: turns.Member) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "method": member.config.method.type,
+        "steps": member.step,
+        "error": str(member.error),
+    }
+
+
+def _check_resumable(run: Run) -> None:
+    there = (files.CHECKPOINT, files.CONFIG)
+    if not any((run.directory / name).is_file() for name in there):
         raise CheckpointError(
-            f"{settings.dir}: holds a run already ({found[0]}); continue it with --resume, "
-            "replace it with --overwrite, or set another output.dir"
+            f"{run.directory / files.CHECKPOINT}: no checkpoint to resume from; start with "
+            "--overwrite"
         )
 
 
-def _clear_output(output: Path, *, keep: bool) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    if not keep:
-        for name in (files.METRICS, files.PLOT, files.CHECKPOINT):
-            (output / name).unlink(missing_ok=True)
-        shutil.rmtree(output / files.ADAPTER, ignore_errors=True)
+def _saved(run: Run, members: list[turns.Member]) -> dict[str, checkpoint.Saved]:
+    """What the run's checkpoint holds; nothing if it ended before the first one."""
+    path = run.directory / files.CHECKPOINT
+    if not path.is_file():
+        return {}
+    return checkpoint.load(path, {member.name: member.identity for member in members})
+
+
+def _base_hash(config: TrainConfig) -> str:
+    try:
+        return base_fingerprint(config.base)
+    except ArtifactError as error:
+        raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
+
+
+def _identity(
+    config: TrainConfig, prepared: preflight.Prepared, base_hash: str
+) -> checkpoint.Identity:
+    return checkpoint.Identity(
+        config=config_hash(config),
+        data=prepared.data_hash(),
+        base=base_hash,
+    )

@@ -195,7 +195,7 @@ def test_output_holds_a_run(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     line = refused(write_config())
-    assert "holds a run already (metrics.jsonl); continue it with --resume" in line
+    assert "holds a run already (metrics.jsonl); replace it with --overwrite" in line
     assert "start with --overwrite" in refused(write_config(), "--resume")
 
 

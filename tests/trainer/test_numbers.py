@@ -88,7 +88,7 @@ def test_held_weights_change_no_bit(base: Path, batch: Batch, method: str) -> No
     model = attached(base, method).train()
     plain = summed_loss(model, batch)
     expected = gradients(model, plain)
-    held.hold(model)
+    held.hold(model, {})
     assert any("forward" in m.__dict__ for m in model.modules() if isinstance(m, Linear4bit))
     fast = summed_loss(model, batch)
     got = gradients(model, fast)

@@ -68,7 +68,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     whole = train(config, capsys)
     run = tmp_path / "run"
     expected_losses = losses(run)
-    expected = torch.load(run / "checkpoint.pt", weights_only=True)["state"]
+    expected = torch.load(run / "checkpoint.pt", weights_only=True)["jobs"]["first"]["state"]
 
     shutil.rmtree(run)
     with start(config) as process:
@@ -78,16 +78,18 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         error = process.stderr.read()
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert f"continue with: python -m trainer train {config} --resume" in error
+        assert f"continue with: python -m trainer resume {run}" in error
     else:
         assert process.returncode == -signal.SIGKILL
-    stopped_at = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["step"]
+    stopped_at = torch.load(run / "checkpoint.pt", weights_only=True)["jobs"]["first"]["state"][
+        "step"
+    ]
     assert 0 < stopped_at < whole["steps"]
 
     resumed = train(config, capsys, "--resume")
     assert resumed["content_hash"] == whole["content_hash"]
     assert losses(run) == expected_losses
-    got = torch.load(run / "checkpoint.pt", weights_only=True)["state"]
+    got = torch.load(run / "checkpoint.pt", weights_only=True)["jobs"]["first"]["state"]
     for name, tensor in expected["tensors"].items():
         assert torch.equal(got["tensors"][name], tensor), name
     for index, moments in expected["optimizer"]["state"].items():

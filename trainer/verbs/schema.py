@@ -7,9 +7,9 @@ from trainer.verbs.verb import Verb
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.config_file import json_schema
+    from trainer.run_file import run_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(run_schema(), indent=2))
     return 0
 
 

@@ -1,10 +1,15 @@
-"""`train`: train, export and publish one adapter."""
+"""`train`: train, export and publish one adapter, or several over one base."""
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.verbs.verb import Verb, add_json
+
+if TYPE_CHECKING:
+    from trainer.run_file import Run
+    from trainer.train import TrainOptions
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -25,35 +30,42 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue an interrupted run")
     mode.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    add_output(parser)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds what is printed, and what is not."""
     add_json(parser, "the summary")
     parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _run(options: argparse.Namespace) -> int:
     # Wrong configurations are answered before the libraries load.
-    from trainer.config_file import load_config
+    from trainer.run_file import load_run
 
-    config = load_config(options.config, options.overrides)
+    run = load_run(options.config, options.overrides)
 
-    from trainer.train import TrainOptions, train
+    from trainer.train import TrainOptions
 
-    summary = train(
-        config,
+    return train_and_report(
+        run,
         TrainOptions(resume=options.resume, overwrite=options.overwrite, quiet=options.quiet),
+        as_json=options.json,
     )
-    if options.json:
-        print(json.dumps(summary))
-        return 0
-    where = summary["artifact"]
-    if summary["version"] is not None:
-        where = f"{config.output.store}/{summary['name']}/{summary['version']}"
-    before, after = summary["validation_loss_before"], summary["validation_loss"]
-    losses = "" if after is None else f"validation loss {before:.4f} -> {after:.4f}, "
-    print(
-        f"{summary['name']}: {summary['steps']} steps in {summary['training_s']:.0f} s, {losses}"
-        f"{summary['tokens_per_s']:,.0f} tokens/s; adapter in {where}"
-    )
-    return 0
 
 
-VERB = Verb("train", "train, export and publish one adapter", _add_arguments, _run)
+def train_and_report(run: "Run", options: "TrainOptions", *, as_json: bool) -> int:
+    """Trains `run` and prints its summary; 1 if one of several jobs failed. Raises TrainerError."""
+    from trainer.report import print_summary
+    from trainer.train import train_all
+
+    summary = train_all(run, options)
+    several = len(run.configs) > 1
+    if as_json:
+        print(json.dumps(summary if several else summary["jobs"][0]))
+    else:
+        print_summary(run, summary)
+    return 1 if any("error" in job for job in summary["jobs"]) else 0
+
+
+VERB = Verb("train", "train, export and publish adapters", _add_arguments, _run)

@@ -1,0 +1,150 @@
+"""A run's folder: what it holds, who writes into it, and how to go on from it."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer import files
+from trainer.config import TrainConfig
+from trainer.config_file import config_to_json, parse_config
+from trainer.errors import CheckpointError, ConfigError
+from trainer.run_file import Run
+from understudy.artifact import ArtifactError
+from understudy.locks import LOCKS_FILE, StoreLocks
+
+FORMAT = 1
+LOCK = "run"
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Makes the folders of `run` and keeps other processes out of them.
+
+    The locks end with the process. Where the file system has none, nobody is kept out.
+    Raises ConfigError if a folder is a file, CheckpointError if another process has one.
+    """
+    with contextlib.ExitStack() as stack:
+        for directory in run.directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(directory))
+        yield
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            locks = stack.enter_context(StoreLocks(directory, required=False))
+            free = locks.take(LOCK)
+        except ArtifactError as error:
+            raise ConfigError(f"key 'output.dir': {str(directory)!r}: {error}") from error
+        if not free:
+            raise CheckpointError(
+                f"{directory}: another process is training in this folder; wait until it ends, or "
+                "set another output.dir"
+            )
+        yield
+
+
+def check_free(run: Run) -> None:
+    """Raises ConfigError if a folder is a file, CheckpointError if another process has one."""
+    stores = [config.output.store for config in run.configs if config.output.store is not None]
+    for key, folders in (("dir", run.directories), ("store", tuple(stores))):
+        for folder in folders:
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
+    for directory in run.directories:
+        if (directory / LOCKS_FILE).exists():
+            with _lock(directory):
+                pass
+
+
+def check_unused(run: Run) -> None:
+    """Raises CheckpointError if a run is there already, saying how to go on."""
+    for directory in run.directories:
+        found = next((name for name in files.OWN if (directory / name).exists()), None)
+        if found is None:
+            continue
+        if (directory / files.CONFIG).is_file() and not (directory / files.SUMMARY).is_file():
+            raise CheckpointError(
+                f"{directory}: holds an interrupted run; continue it with `python -m trainer "
+                f"resume {directory}`, replace it with --overwrite, or set another output.dir"
+            )
+        raise CheckpointError(
+            f"{directory}: holds a run already ({found}); replace it with --overwrite, or set "
+            "another output.dir"
+        )
+
+
+def begin(run: Run, *, keep: bool) -> None:
+    """Notes in the folder what runs there; `keep` leaves what an interrupted run wrote."""
+    for directory in run.directories:
+        (directory / files.SUMMARY).unlink(missing_ok=True)
+        (directory / files.CHECKPOINT).with_suffix(".tmp").unlink(missing_ok=True)
+        if not keep:
+            for name in (files.CHECKPOINT, files.METRICS, files.PLOT, files.CONFIG):
+                (directory / name).unlink(missing_ok=True)
+            shutil.rmtree(directory / files.ADAPTER, ignore_errors=True)
+    content = {
+        "format": FORMAT,
+        "working_directory": str(Path.cwd()),
+        "directory": str(run.directory),
+        "jobs": [config_to_json(config) for config in run.configs],
+    }
+    write_atomically(run.directory / files.CONFIG, content)
+
+
+def remembered(directory: Path) -> tuple[Run, Path]:
+    """The run that `directory` holds, and the folder in which its paths start.
+
+    Raises CheckpointError if there is none.
+    """
+    path = directory / files.CONFIG
+    if not path.is_file():
+        whole = directory.resolve().parent
+        if (whole / files.CONFIG).is_file():
+            raise CheckpointError(
+                f"{directory}: is one job of a run; continue all of it with `python -m trainer "
+                f"resume {directory.parent}`"
+            )
+        raise CheckpointError(f"{directory}: holds no run to resume (no {files.CONFIG})")
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{path}: not of this version; train with --resume instead")
+        configs = tuple(parse_config(job, str(path)) for job in content["jobs"])
+        working_directory = Path(content["working_directory"])
+        run = Run(Path(content["directory"]), configs)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: damaged; train the configuration again with --resume"
+        ) from error
+    # It may have moved since, its jobs' folders with it.
+    where = directory.resolve()
+    before = working_directory / run.directory
+    configs = tuple(_moved(config, working_directory, before, where) for config in configs)
+    return Run(where, configs), working_directory if working_directory.is_dir() else Path.cwd()
+
+
+def _moved(config: TrainConfig, start: Path, before: Path, now: Path) -> TrainConfig:
+    """`config` with its output folder under `now` where it was under `before`."""
+    folder = start / config.output.dir
+    if not folder.is_relative_to(before):
+        return config
+    output = dataclasses.replace(config.output, dir=now / folder.relative_to(before))
+    return dataclasses.replace(config, output=output)
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON; a crash leaves what was there or all of this."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
