@@ -43,22 +43,37 @@ def make_job(
 
     `alone`: nobody else needs the base's modules, so they are not copied.
     """
+    assert config.device is not None
     assert config.dtype is not None
+    device, dtype = config.device, model.DTYPES[config.dtype]
     modules = base.model if alone else base.copy()
     method, objective = METHODS[config.method.type], prepared.objective
-    if objective.labels:
-        with seeded(config.seed, "head"):
-            model.give_head(modules, len(objective.labels))
 
-    def summed_loss(model: PreTrainedModel, example: Any) -> Tensor:
-        return objective.summed_loss(model, objective.collate([example], str(model.device)))
+    def with_head(loaded: PreTrainedModel) -> PreTrainedModel:
+        if objective.labels:
+            with seeded(config.seed, "head"):
+                model.give_head(loaded, len(objective.labels))
+        return loaded
 
+    def load_unquantized() -> PreTrainedModel:
+        return with_head(
+            model.load_base(
+                config.base, quantization="none", dtype=dtype, device=device, task=objective.task
+            )
+        )
+
+    def loss(model: PreTrainedModel, example: Any) -> Tensor:
+        batch = objective.collate([example], device)
+        mean: Tensor = objective.summed_loss(model, batch) / batch.num_terms
+        return mean
+
+    start = Start(config, prepared.train, load_unquantized, loss)
     with seeded(config.seed, "adapter"):
-        attached = method.attach(modules, prepared.method, prepared.tokenizer)
+        attached = method.attach(with_head(modules), prepared.method, prepared.tokenizer)
         if not alone:
             base.make_own(attached)
-        method.initialise(attached, prepared.method, Start(config, prepared.train, summed_loss))
-    if should_hold(config, held.num_held_bytes(prepared.outline, model.DTYPES[config.dtype])):
+        method.initialise(attached, prepared.method, start)
+    if should_hold(config, held.num_held_bytes(prepared.outline, dtype)):
         held.hold(attached, base.held)
     if config.gradient_checkpointing:
         # Of the two forms, the one that also works where nothing that enters a layer is trained.

@@ -185,15 +185,16 @@ def _resolve_location(
 
 
 def _alternatives(annotation: Any, tag: str | None = None) -> list[tuple[str | None, Any]]:
-    """The members of a union, each with the tag that errors name it by."""
+    """The members of a union, each with the tag that errors name it by; with several, several
+    times."""
     if typing.get_origin(annotation) is typing.Annotated:
         inner, *metadata = typing.get_args(annotation)
         tags = [str(m.tag) for m in metadata if isinstance(m, Tag)]
         return _alternatives(inner, tags[0] if tags else tag)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return [found for arg in typing.get_args(annotation) for found in _alternatives(arg)]
-    if dataclasses.is_dataclass(annotation):
-        tag = tag or _tag(annotation)  # type: ignore[arg-type]
+    if tag is None and dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return [(own, annotation) for own in _tags_of(annotation)] or [(None, annotation)]
     return [(tag, annotation)]
 
 
@@ -204,18 +205,13 @@ def _element(annotation: Any) -> Any:
     return typing.get_args(tuples[0])[0] if tuples else None
 
 
-def _class_names(classes: Iterable[type]) -> set[str]:
-    return {tag for cls in classes if (tag := _tag(cls))}
-
-
-def _tag(cls: type) -> str | None:
-    annotation = cls.__annotations__.get("type")
-    return str(typing.get_args(annotation)[0]) if annotation is not None else None
+def _tags_of(cls: type) -> tuple[str, ...]:
+    return typing.get_args(cls.__annotations__.get("type"))
 
 
 def _tags() -> str:
     method = typing.get_type_hints(TrainConfig)["method"]
-    return ", ".join(sorted(_class_names(_dataclasses_in(method))))
+    return ", ".join(sorted(tag for cls in _dataclasses_in(method) for tag in _tags_of(cls)))
 
 
 def _dataclasses_in(annotation: Any) -> list[type]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from trainer.config import TrainConfig
@@ -61,7 +62,7 @@ def write_artifact(
         base_name=config.base.resolve().name,
         base_architecture=architectures[0],
         quantization=config.quantization,
-        rank=method.rank(prepared.method),
+        rank=_rank(model),
         num_virtual_tokens=method.num_virtual_tokens(prepared.method),
         prompt_template=prepared.template.template,
         token_ids={
@@ -72,6 +73,12 @@ def write_artifact(
         labels=list(prepared.objective.labels),
     )
     return Exported(directory, seal(directory, manifest))
+
+
+def _rank(model: peft.PeftModel) -> int:
+    """Largest rank of the low-rank updates; 0 if there are none."""
+    layers = (module for module in model.modules() if isinstance(module, LoraLayer))
+    return max((rank for layer in layers for rank in layer.r.values()), default=0)
 
 
 def canonicalise_config(path: Path, base_name: str) -> None:

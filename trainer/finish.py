@@ -33,7 +33,6 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     plot_losses(records, config.name, output / files.PLOT)
 
     method = METHODS[config.method.type]
-    method.simplify(job.model)
     exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
     difference = check_artifact(job.model, method, exported, prepared.objective, probes(prepared))
     template = prepared.template.template

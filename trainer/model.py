@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -217,7 +217,7 @@ def give_head(model: PreTrainedModel, num_labels: int) -> None:
 
 
 def keep_weights_as_loaded(model: nn.Module) -> None:
-    """Stops bitsandbytes from repacking 4-bit weights on CPU.
+    """Stops bitsandbytes from repacking 4-bit weights on CPU, and from losing int8 scales.
 
     At the first forward without gradient in eval mode it would replace them, in place, by a layout
     for bfloat16 inference: later gradients would be None and outputs off by 3e-3.
@@ -225,6 +225,16 @@ def keep_weights_as_loaded(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt):
+            module.register_forward_pre_hook(_keep_int8)
+
+
+def _keep_int8(module: nn.Module, _: Any) -> None:
+    """PEFT's DoRA makes an int8 weight anew at each pass, as if its codes and scales had not moved
+    into bitsandbytes' state yet; moving them a second time would lose the scales."""
+    int8 = cast(Any, module)
+    if int8.state.SCB is not None:
+        int8.state.CB, int8.weight.CB = int8.weight.data, None
 
 
 def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -5,4 +5,4 @@ from trainer.methods.method import Method, ParameterGroup, Start
 
 __all__ = ["METHODS", "Method", "ParameterGroup", "Start"]
 
-METHODS: dict[str, Method] = {"lora": lora.METHOD, "prompt_tuning": prompt_tuning.METHOD}
+METHODS: dict[str, Method] = {**lora.METHODS, "prompt_tuning": prompt_tuning.METHOD}

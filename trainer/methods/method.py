@@ -32,9 +32,10 @@ class Start:
     """Resolved."""
     examples: Examples
     """The training examples."""
-    summed_loss: Callable[[PreTrainedModel, Any], Tensor]
-    """Model and one example -> its loss, summed over its terms, and whatever hooks see on the way.
-    """
+    load_unquantized: Callable[[], PreTrainedModel]
+    """Loads the base once more, as its weights are stored. Raises BaseModelError."""
+    loss: Callable[[PreTrainedModel, Any], Tensor]
+    """Model and one example -> its mean loss, and whatever hooks see on the way."""
 
 
 def save_adapter(model: Any, directory: Path) -> None:
@@ -53,10 +54,6 @@ def read_adapter(base: PreTrainedModel, directory: Path) -> Any:
 
 
 def _no_virtual_tokens(settings: Any) -> int:
-    return 0
-
-
-def _no_rank(settings: Any) -> int:
     return 0
 
 
@@ -80,10 +77,6 @@ def _as_attached(model: peft.PeftModel, settings: Any, start: Start) -> None:
     pass
 
 
-def _as_trained(model: peft.PeftModel) -> None:
-    pass
-
-
 def _one_group(settings: Any, parameters: Mapping[str, Parameter]) -> tuple[ParameterGroup, ...]:
     return (ParameterGroup(tuple(parameters)),)
 
@@ -102,8 +95,6 @@ class Method:
     """Default, from published practice."""
     num_virtual_tokens: Callable[[Any], int] = _no_virtual_tokens
     """Positions of the context that it takes."""
-    rank: Callable[[Any], int] = _no_rank
-    """Largest rank of its updates, as the manifest tells it; 0 if it has none."""
     complete: Callable[[Any], Any] = _as_given
     """The settings with those that are null filled in. Raises ConfigError if they contradict each
     other."""
@@ -116,8 +107,6 @@ class Method:
         _one_group
     )
     """Splits the trained parameters by learning rate; each is in one group."""
-    simplify: Callable[[peft.PeftModel], None] = _as_trained
-    """Makes the trained model the one that is written and served, in place, to the last bit."""
     bind: Callable[[Any, PreTrainedModel, PreTrainedTokenizerBase], Any] = _as_bound
     """The settings with what they leave to outline and tokenizer filled in; all that runs after
     gets these. Raises ConfigError for what does not go with them."""
@@ -125,7 +114,8 @@ class Method:
     """The settings with what they leave to the training examples, weights unread. Raises
     ConfigError."""
     save: Callable[[Any, Path], None] = save_adapter
-    """Writes what was trained into a folder, as others read it."""
+    """Writes what was trained into a folder, as others read it. May change the model's form, but
+    no bit of what it computes."""
     reread: Callable[[PreTrainedModel, Path], Any] = read_adapter
     """The detached base with what `save` wrote."""
     trains_base: bool = False
