@@ -3,7 +3,7 @@
 They import the libraries behind them only when they run, for those take seconds to load.
 """
 
-from trainer.verbs import combine, merge, pretrain, resume, schema, train, verify
+from trainer.verbs import combine, inspect, merge, pretrain, resume, schema, train, verify
 from trainer.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
@@ -14,6 +14,7 @@ VERBS: dict[str, Verb] = {
         verify.VERB,
         combine.VERB,
         merge.VERB,
+        inspect.VERB,
         schema.VERB,
         pretrain.VERB,
     )

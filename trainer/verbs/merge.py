@@ -5,9 +5,7 @@ import json
 from pathlib import Path
 
 from trainer.errors import InputError
-from trainer.verbs.verb import Verb, add_json, add_store
-
-_HELP = "its folder, or name, name@version or name@alias in --store"
+from trainer.verbs.verb import ADAPTER_HELP, Verb, add_json, add_store
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "are those that it was trained on, dequantized, so that the result computes what base and "
         "adapter do; it is compared on probe prompts, and refused beyond the tolerance."
     )
-    parser.add_argument("--adapter", required=True, metavar="ADAPTER", help=_HELP)
+    parser.add_argument("--adapter", required=True, metavar="ADAPTER", help=ADAPTER_HELP)
     parser.add_argument("--base", type=Path, required=True, metavar="DIR", help="its base model")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new base")
     add_store(parser)

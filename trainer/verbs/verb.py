@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+ADAPTER_HELP = "its folder, or name, name@version or name@alias in --store"
+
 
 @dataclass(frozen=True)
 class Verb:
