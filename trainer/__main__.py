@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def _without_library_chatter() -> Iterator[None]:
     """Hides what the libraries say about their own future and about optional parts."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name in ("bitsandbytes", "transformers.modeling_layers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -8,7 +8,7 @@ _CARD = """\
 ---
 library_name: peft
 base_model: {base_name}
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 tags: [{method}, understudy]
 ---
 
@@ -21,18 +21,17 @@ quantized as `{quantization}`.
 |---|---|
 | content hash | `{content_hash}` |
 | base fingerprint | `{base_fingerprint}` |
-| size | {size}, {num_trainable:,} parameters |
+| size | {size}{num_trainable:,} parameters |
 | training examples | {num_train} |
 | validation examples | {num_validation} |
 | steps | {num_steps}, exported the state after step {exported_step} |
 | learning rate | {learning_rate:g}, {schedule} |
 | seed | {seed} |
-| validation loss per completion token | {loss_before} before, {loss_exported} in this state |
-
+| validation loss per {term} | {loss_before} before, {loss_exported} in this state |
+{metrics}
 ## Prompt
 
-The prompt is rendered from this Jinja template; the completion follows it and ends with the
-end-of-sequence token.
+The prompt is rendered from this Jinja template; {answer}
 
 {fence}jinja
 {template}
@@ -40,8 +39,7 @@ end-of-sequence token.
 
 ## Use
 
-With the server: `python -m server --base BASE --store STORE`, then
-`understudy generate --adapter {name} "text"`. With PEFT: `PeftModel.from_pretrained(base, FOLDER)`
+{use} With PEFT: `PeftModel.from_pretrained(base, FOLDER)`
 over the same base, quantized the same way.
 
 ## Limits
@@ -51,12 +49,40 @@ holds the run's configuration, package versions, hardware, times and memory.
 """
 
 
-def render_card(manifest: Manifest, run: dict[str, Any]) -> str:
-    """The card's text, from the manifest and the facts in `run.json`."""
+# By PEFT's task type: what the model card says of what is learnt, and of how it is used.
+_WORDS = {
+    "CAUSAL_LM": {
+        "pipeline": "text-generation",
+        "term": "completion token",
+        "answer": "the completion follows it and ends with the\nend-of-sequence token.",
+        "use": "With the server: `python -m server --base BASE --store STORE`, then\n"
+        '`understudy generate --adapter {name} "text"`.',
+    },
+    "SEQ_CLS": {
+        "pipeline": "text-classification",
+        "term": "example",
+        "answer": "its class is one of {labels}.",
+        "use": "With the server: `python -m server --base BASE --store STORE`, then\n"
+        '`understudy classify --adapter {name} "text"`.',
+    },
+}
+
+
+def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
+    """The card's text, from the manifest, the facts in `run.json` and PEFT's task type."""
     optimiser = run["config"]["optimiser"]
     template = manifest.prompt_template or ""
-    size = f"{manifest.num_virtual_tokens} virtual tokens"
+    sizes = {"rank {}": manifest.rank, "{} virtual tokens": manifest.num_virtual_tokens}
+    size = next((text.format(n) + ", " for text, n in sizes.items() if n), "")
+    labels = ", ".join(f"`{label}`" for label in manifest.labels)
+    words = {k: v.format(name=manifest.name, labels=labels) for k, v in _WORDS[task].items()}
     return _CARD.format(
+        **words,
+        metrics="".join(
+            f"| validation {name.replace('_', ' ')} | {_number(before)} before, "
+            f"{_number(run['validation_metrics'].get(name))} in this state |\n"
+            for name, before in run["validation_metrics_before"].items()
+        ),
         name=manifest.name,
         base_name=manifest.base_name,
         method=run["config"]["method"]["type"],
@@ -64,7 +90,7 @@ def render_card(manifest: Manifest, run: dict[str, Any]) -> str:
         quantization=manifest.quantization,
         content_hash=manifest.content_hash,
         base_fingerprint=manifest.base_fingerprint,
-        size=f"rank {manifest.rank}" if manifest.rank else size,
+        size=size,
         num_trainable=run["num_trainable_parameters"],
         num_train=run["data"]["num_train"],
         num_validation=run["data"]["num_validation"],

@@ -151,9 +151,9 @@ def _explain(problem: ErrorDetails, data: Mapping[str, Any]) -> str:
         return f"key {key!r} is missing"
     if problem["type"] == "union_tag_invalid":
         given = problem["input"]
-        return f"key '{key}.type': {given.get('type')!r} is not one of {_tags()}"
+        return f"key '{key}.type': {given.get('type')!r} is not one of {_tags(key)}"
     if problem["type"] == "union_tag_not_found":
-        return f"key '{key}.type' is missing; use one of {_tags()}"
+        return f"key '{key}.type' is missing; use one of {_tags(key)}"
     message = problem["msg"]
     return f"key {key!r}: {message[0].lower() + message[1:]}, got {str(problem['input'])[:80]!r}"
 
@@ -209,9 +209,9 @@ def _tags_of(cls: type) -> tuple[str, ...]:
     return typing.get_args(cls.__annotations__.get("type"))
 
 
-def _tags() -> str:
-    method = typing.get_type_hints(TrainConfig)["method"]
-    return ", ".join(sorted(tag for cls in _dataclasses_in(method) for tag in _tags_of(cls)))
+def _tags(key: str) -> str:
+    annotation = typing.get_type_hints(TrainConfig)[key]
+    return ", ".join(sorted(tag for cls in _dataclasses_in(annotation) for tag in _tags_of(cls)))
 
 
 def _dataclasses_in(annotation: Any) -> list[type]:

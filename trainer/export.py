@@ -91,7 +91,7 @@ def canonicalise_config(path: Path, base_name: str) -> None:
     config["base_model_name_or_path"] = base_name
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
+            config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -57,6 +57,8 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "exported_step": exported_step,
         "validation_loss_before": job.validation_losses.get(0),
         "validation_loss": loss,
+        "validation_metrics_before": job.validation_metrics.get(0, {}),
+        "validation_metrics": job.validation_metrics.get(exported_step, {}),
         "validation_loss_last": job.validation_losses.get(job.step),
         "max_logit_difference_reread": difference,
         "training_s": round(job.elapsed_s, 3),
@@ -66,7 +68,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "hardware": facts.hardware(config.device or "cpu"),
     }
     write_json(exported.directory / RUN_FILE, run)
-    card = render_card(exported.manifest, run)
+    card = render_card(exported.manifest, run, prepared.objective.task)
     (exported.directory / CARD_FILE).write_text(card, encoding="utf-8")
     version = None
     if config.output.store is not None and config.output.publish:
@@ -81,6 +83,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "exported_step": exported_step,
         "validation_loss_before": job.validation_losses.get(0),
         "validation_loss": loss,
+        "validation_metrics": run["validation_metrics"],
         "tokens_per_s": round(run["num_tokens"] / max(_stepping_s(records), 1e-9), 1),
         "training_s": run["training_s"],
         "peak_memory_bytes": run["peak_memory_bytes"],

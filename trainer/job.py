@@ -77,6 +77,8 @@ class Job:
         self.elapsed_s = 0.0
         self.best: Best | None = None
         self.validation_losses: dict[int, float] = {}
+        self.validation_metrics: dict[int, dict[str, float]] = {}
+        """By step, what the objective measures beside the loss."""
         self.notes = notes
         self.packed = collate is not None
         self._objective = objective
@@ -149,14 +151,18 @@ class Job:
         """Mean loss per term over the validation examples; keeps the state if it is the best."""
         begin = time.monotonic()
         total, num_terms = 0.0, 0.0
+        observed: list[Any] = []
         self.model.eval()
         lengths = self._validation.lengths
         for indices in cut(np.arange(len(lengths)), lengths, self.config.optimiser):
             batch = self._batch(self._validation, indices)
-            total += self._objective.summed_loss(self.model, batch).item()
+            summed_loss, seen = self._objective.measure(self.model, batch)
+            total += summed_loss.item()
             num_terms += batch.num_terms
+            observed += seen
         loss = total / num_terms
         self.validation_losses[self.step] = loss
+        self.validation_metrics[self.step] = self._objective.metrics(observed)
         if self.best is None or loss < self.best.loss:
             self.best = Best(self.step, loss, self.tensors())
         self.elapsed_s += time.monotonic() - begin
@@ -181,6 +187,7 @@ class Job:
             "tensors": self.tensors(),
             "optimizer": self._optimizer.state_dict(),
             "validation_losses": dict(self.validation_losses),
+            "validation_metrics": dict(self.validation_metrics),
             "best": None if best is None else (best.step, best.loss, best.tensors),
         }
 
@@ -191,6 +198,7 @@ class Job:
         self.load_tensors(state["tensors"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.validation_losses = state["validation_losses"]
+        self.validation_metrics = state["validation_metrics"]
         self.best = None if state["best"] is None else Best(*state["best"])
 
     def _batch(self, examples: Examples, indices: Indices) -> Any:

@@ -52,8 +52,10 @@ def turns(job: Job, log: MetricsLog, view: JobView) -> Iterator[bool]:
     def validate() -> None:
         if job.has_validation:
             loss = job.validate()
-            log.write("validation", step=job.step, loss=loss, elapsed_s=round(job.elapsed_s, 3))
-            view.validated(job.step, loss)
+            metrics = job.validation_metrics[job.step]
+            elapsed_s = round(job.elapsed_s, 3)
+            log.write("validation", step=job.step, loss=loss, **metrics, elapsed_s=elapsed_s)
+            view.validated(job.step, loss, metrics)
 
     for note in job.notes:
         view.note(note)

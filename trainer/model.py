@@ -145,6 +145,11 @@ def check_shapes(directory: Path, outline: nn.Module) -> None:
         raise BaseModelError(f"base {str(directory)!r}: {error}") from error
 
 
+def head_width(model: PreTrainedModel) -> int:
+    """What a head for classes takes in: the size of the last hidden states."""
+    return int(model.config.get_text_config().hidden_size)
+
+
 def context_length(config: PreTrainedConfig) -> int | None:
     """Most positions of the model, or None if it names no limit."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar, and a line per validation, on stderr."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -48,9 +49,10 @@ class JobView:
         """Prints a line."""
         self._view.print(self._name, text)
 
-    def validated(self, step: int, loss: float) -> None:
-        """Prints a validation loss."""
+    def validated(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
+        """Prints a validation loss, and what was measured beside it."""
         text = f"step {step}/{self._num_steps}: validation loss {loss:.4f}"
+        text += "".join(f", {name} {value:.4f}" for name, value in metrics.items())
         if self._loss is not None:
             text += f", training loss {self._loss:.4f}, {self._speed:,.0f} tokens/s"
         self._view.print(self._name, text)

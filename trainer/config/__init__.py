@@ -5,14 +5,16 @@ method or the machine and are filled in by `trainer.resolve`.
 """
 
 from trainer.config.data import DataConfig, DatasetConfig, MixtureConfig, TaskConfig
-from trainer.config.methods import LoraConfig, Method, PromptTuningConfig
-from trainer.config.objectives import Objective, SupervisedConfig
+from trainer.config.methods import HeadConfig, LoraConfig, Method, PromptTuningConfig
+from trainer.config.objectives import ClassificationConfig, Objective, SupervisedConfig
 from trainer.config.run import OutputConfig, TrainConfig
 from trainer.config.training import LoopConfig, OptimiserConfig
 
 __all__ = [
+    "ClassificationConfig",
     "DataConfig",
     "DatasetConfig",
+    "HeadConfig",
     "LoopConfig",
     "LoraConfig",
     "Method",

@@ -65,6 +65,7 @@ def prepare(config: TrainConfig) -> Prepared:
     name_of = {example.where: name for example, name in worded}
 
     objective = objective.bound(train)
+    num_trainable += len(objective.labels) * model.head_width(outline)
     encoded = objective.encode(tokenizer, train)
     fitting_train, num_long = fit(encoded, max_length, config)
     encoded = objective.encode(tokenizer, validation)

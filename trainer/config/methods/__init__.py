@@ -4,9 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from trainer.config.methods.head import HeadConfig
 from trainer.config.methods.lora import LoraConfig
 from trainer.config.methods.soft_prompts import PromptTuningConfig
 
-__all__ = ["LoraConfig", "Method", "PromptTuningConfig"]
+__all__ = ["HeadConfig", "LoraConfig", "Method", "PromptTuningConfig"]
 
-Method = Annotated[LoraConfig | PromptTuningConfig, Field(discriminator="type")]
+Method = Annotated[LoraConfig | PromptTuningConfig | HeadConfig, Field(discriminator="type")]
