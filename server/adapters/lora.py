@@ -38,6 +38,8 @@ _SUFFIXES = {suffix: suffix for suffix in (_A, _B, _B_BIAS, _MAGNITUDE)} | {
     f"{_MAGNITUDE}.weight": _MAGNITUDE
 }
 _TOKENS = "trainable_token_indices"
+# PEFT's own name for no modules: such an adapter is what it saves beside, as a classifier's head.
+_NO_MODULES = "dummy-target-modules"
 _CONVERT = "convert it with peft.convert_to_lora"
 
 _READ = frozenset(
@@ -105,7 +107,7 @@ def read_lora(
     biases = take_biases(config, left, base)
     embedding = take_embedding_update(config, left, base)
     found = _by_module(left, base)
-    if not found and embedding is None:
+    if not found and embedding is None and config.get("target_modules") != _NO_MODULES:
         raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
     targeted = found.keys() | ({embedding.path} if embedding is not None else set())
     check_targets(config, targeted, _targets(base))

@@ -28,6 +28,7 @@ from tests.tiny import CONTEXT, make_adapter, make_model
 _TASK: dict[str, Any] = {"task_type": "SEQ_CLS"}
 _KINDS: dict[str, peft.PeftConfig] = {
     "lora": peft.LoraConfig(r=4, target_modules="all-linear", **_TASK),
+    "head": peft.LoraConfig(r=1, target_modules="dummy-target-modules", **_TASK),
     "named": peft.LoraConfig(
         r=3, use_dora=True, target_modules=["q_proj"], modules_to_save=["score"], **_TASK
     ),
