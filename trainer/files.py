@@ -6,6 +6,12 @@ PLOT = "loss.png"
 CHECKPOINT = "checkpoint.pt"
 ADAPTER = "adapter"
 SUMMARY = "summary.json"
+LEAKAGE = "leakage.json"
+TEST = "test.jsonl"
+TEST_TASK = "test.yaml"
+
+# What pre-flight writes, a function of configuration and data alone.
+PREFLIGHT = (LEAKAGE, TEST, TEST_TASK)
 
 # What a run leaves in its folder, and a new one replaces.
 OWN = (METRICS, PLOT, CHECKPOINT, ADAPTER, CONFIG, SUMMARY)

@@ -47,6 +47,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
             "num_train": len(prepared.train),
             "num_validation": len(prepared.validation),
             "num_test": len(prepared.test_rows),
+            "num_leaks_dropped": len(prepared.leakage.dropped),
             "num_overlong": prepared.num_overlong,
             "wordings": prepared.wordings.report(prepared.num_by_wording),
         },

@@ -1,5 +1,6 @@
 """The verb `train`: from configurations to published adapters."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from trainer.build import load_base
 from trainer.config import TrainConfig
 from trainer.config_file import config_hash
 from trainer.errors import BaseModelError, CheckpointError, InputError
+from trainer.preflight.records import write_records
 from trainer.resolve import detect_hardware, resolve
 from trainer.run_file import Run
 from trainer.shared import SharedBase
@@ -59,6 +61,8 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
     if options.resume:
         _check_resumable(run)
     prepared = [_named(run, config, partial(preflight.prepare, config)) for config in configs]
+    for line in (line for inputs in prepared for line in inputs.notes):
+        print(line, file=sys.stderr)
     base_hash = _base_hash(configs[0])
     members = [
         turns.Member(config, inputs, _identity(config, inputs, base_hash))
@@ -70,6 +74,8 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
             folder.check_unused(run)
         saved = _saved(run, members) if options.resume else {}
         folder.begin(run, keep=options.resume)
+        for config, inputs in zip(configs, prepared, strict=True):
+            write_records(config, inputs)
         tasks = sorted({inputs.objective.task for inputs in prepared})
         bases = {task: load_base(configs[0], task) for task in tasks}
         turns.run(members, bases, run.directory, saved, quiet=options.quiet)

@@ -11,6 +11,8 @@ from understudy.fingerprint import (
     lines,
     ngram_hashes,
     read,
+    similarity,
+    sketch,
     words,
 )
 
@@ -50,6 +52,28 @@ def test_a_long_reference_is_found_and_a_short_one_is_not() -> None:
     assert index("too short").overlaps("too short") == []
 
 
+def test_similarity_is_the_jaccard_index_of_five_words_in_a_row() -> None:
+    def shingles(found: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(found[i : i + 5]) for i in range(len(found) - 4)}
+
+    first = [f"w{i}" for i in range(100)]
+    for cut in (10, 30, 60):
+        second = [*first[:cut], "new", *first[cut + 3 :], "end"]
+        a, b = shingles(first), shingles(second)
+        expected = len(a & b) / len(a | b)
+        assert similarity(sketch(first), sketch(second)) == pytest.approx(expected)
+    long = [f"w{i}" for i in range(4000)]
+    other = [*long[:3600], *(f"x{i}" for i in range(400))]
+    a, b = shingles(long), shingles(other)
+    expected = len(a & b) / len(a | b)
+    assert len(sketch(long)) == 128
+    # Standard deviation sqrt(0.82 * 0.18 / 128) = 0.034.
+    assert similarity(sketch(long), sketch(other)) == pytest.approx(expected, abs=0.1)
+    assert similarity(sketch(long), sketch(long)) == 1
+    assert similarity((), ()) == 0
+    assert sketch(["too", "short"]) == ()
+
+
 def test_unlike_text_has_nothing_in_common() -> None:
     assert index(LONG).overlaps(" ".join(f"x{i}" for i in range(40))) == []
     assert index(LONG).overlaps("") == []
@@ -60,6 +84,7 @@ def test_largest_share_first() -> None:
     found = FingerprintIndex(items).overlaps(" ".join(LONG.split()[:20]))
     assert [(o.id, o.whole) for o in found] == [("20", True), ("30", False)]
     assert found[1].share == pytest.approx(8 / 18)
+    assert found[1].similarity == pytest.approx(16 / 26)
 
 
 def test_file_and_back(tmp_path: Path) -> None:

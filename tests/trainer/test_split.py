@@ -1,5 +1,13 @@
 """The split: stable, honest, and written out for the eval suite."""
 
+import json
+from pathlib import Path
+
+import pytest
+
+from evalsuite.__main__ import main as evalsuite
+from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
+from tests.trainer.test_train import train
 from trainer.data import Example
 from trainer.preflight.split import draw, split_by_hash
 
@@ -54,3 +62,35 @@ def test_white_space_around_a_text_does_not_part_it() -> None:
 def test_draw_takes_exactly_that_many() -> None:
     assert len(draw(examples(5) * 3, 7, seed=0)) == 7
     assert draw(examples(3), 7, seed=0) == examples(3)
+
+
+def test_the_test_part_is_a_task_of_the_eval_suite(
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """No row of it is trained on or validated with, and it stays when rows are added."""
+    write_rows("train.jsonl", make_rows(60))
+    config = write_config()
+    overrides = ("--set", "data.test=0.2", "--set", "optimiser.max_steps=1")
+    summary = train(config, capsys, *overrides)
+    kept = (tmp_path / "run" / "test.jsonl").read_text().splitlines()
+    counts = json.loads((Path(summary["artifact"]) / "run.json").read_text())["data"]
+    assert counts["num_test"] == len(kept) > 5
+    assert counts["num_train"] + counts["num_validation"] + len(kept) == 60
+    assert set(map(json.dumps, make_rows(60))) > set(kept)
+
+    assert evalsuite(["show", str(tmp_path / "run" / "test.yaml"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    first = json.loads(kept[0])
+    assert shown["num_samples"] == len(kept)
+    assert shown["prompts"] == [f"{first['input']}\n\nSummary:\n"]
+    assert shown["references"] == [first["completion"]]
+
+    write_rows("train.jsonl", make_rows(70)[::-1])
+    train(config, capsys, "--overwrite", *overrides)
+    later = (tmp_path / "run" / "test.jsonl").read_text().splitlines()
+    assert set(later) >= set(kept)
+    train(config, capsys, "--overwrite", "--set", "optimiser.max_steps=1")
+    assert not (tmp_path / "run" / "test.jsonl").exists()

@@ -13,7 +13,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.examples import InMemory
 from trainer.methods import METHODS
 from trainer.objectives import OBJECTIVES, Objective
-from trainer.preflight.leakage import check_no_leak
+from trainer.preflight.leaks import look_for_leaks, without
 from trainer.preflight.lengths import fit, max_length_of
 from trainer.preflight.loop import check_loop
 from trainer.preflight.prepared import Prepared
@@ -58,7 +58,9 @@ def prepare(config: TrainConfig) -> Prepared:
     targets = objective.target_columns(config.data)
     wordings = choose_wordings(config, rows, tokenizer, chat, targets)
     split = _split(config, rows, wordings, objective, chat)
-    check_no_leak(split)
+    held_out_paths = _paths(config.data.held_out) if config.data.held_out else ()
+    report = look_for_leaks(split, held_out_paths, config.data.on_leak)
+    split = without(split, report.dropped)
     validation = draw(split.validation, config.data.max_validation_rows, config.seed)
     worded = wordings.reword(split.train, config.seed)
     train = [example for example, _ in worded]
@@ -82,7 +84,8 @@ def prepare(config: TrainConfig) -> Prepared:
         validation=InMemory(fitting_validation),
         test_rows=_test_rows(rows, split.test),
         sources=train_sources + _sources(config.data.validation) + _sources(config.data.test),
-        held_out_paths=_paths(config.data.held_out) if config.data.held_out else (),
+        held_out_paths=held_out_paths,
+        leakage=report,
         num_overlong=num_long + num_long_validation,
         num_trainable=num_trainable,
     )

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer.data import Row, Source
 from trainer.data.content import file_sha256
 from trainer.examples import Examples
+from trainer.leakage import Report
 from trainer.objectives import Objective
 from trainer.templates import Wordings
 from understudy.prompt import PromptTemplate
@@ -37,6 +38,7 @@ class Prepared:
     """All files and data sets read: those of training first."""
     held_out_paths: tuple[Path, ...]
     """Fingerprints of test items."""
+    leakage: Report
     num_overlong: int
     """Examples left out for their length."""
     num_trainable: int
@@ -53,6 +55,11 @@ class Prepared:
         hashes = [source.sha256() for source in self.sources]
         hashes += [file_sha256(path) for path in self.held_out_paths]
         return hashlib.sha256(bytes.fromhex("".join(hashes))).hexdigest()
+
+    @property
+    def notes(self) -> list[str]:
+        """What does not stop the run, but should be known before it: a line each."""
+        return self.leakage.lines()
 
     @property
     def template(self) -> PromptTemplate:

@@ -1,0 +1,47 @@
+"""What pre-flight leaves in the output folder: the leakage report, and the test part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer import files
+from trainer.config import TrainConfig
+from trainer.preflight.prepared import Prepared
+
+
+def write_records(config: TrainConfig, prepared: Prepared) -> None:
+    """Writes `leakage.json`, and `test.jsonl` where a share was held out for the eval suite.
+
+    Where the template reads `input` alone, `test.yaml` beside it is the task of these rows for
+    `python -m evalsuite`.
+    """
+    folder = config.output.dir
+    for name in files.PREFLIGHT:
+        (folder / name).unlink(missing_ok=True)
+    _write_json(folder / files.LEAKAGE, prepared.leakage.to_json())
+    if not prepared.test_rows:
+        return
+    with (folder / files.TEST).open("w", encoding="utf-8") as file:
+        for row in prepared.test_rows:
+            file.write(json.dumps(dict(row.fields), ensure_ascii=False, default=str) + "\n")
+    if prepared.template.variables == {"input"}:
+        text = yaml.safe_dump(_task(config, prepared), sort_keys=False, allow_unicode=True)
+        (folder / files.TEST_TASK).write_text(text, encoding="utf-8")
+
+
+def _task(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
+    (column,) = prepared.objective.target_columns(config.data)[:1]
+    return {
+        "name": "test",
+        "source": f"held out from the training data of {config.name}",
+        "data": files.TEST,
+        "columns": {"completion": column},
+        "template": prepared.template.template,
+        "metrics": ["rougeL", "exact_match"],
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
