@@ -19,8 +19,11 @@ import torch
 
 from server.kernels.groups import LoraGroup
 
-_MAX_PARTS = 4
-_FIELDS = 3 + 5 * _MAX_PARTS
+MAX_PARTS = 4
+PART_FIELDS = 5
+FIELDS = 3 + PART_FIELDS * MAX_PARTS
+"""Of one group in the table that `describe` makes: address of A, its rows, number of members; then
+for each member its first column, columns, first row of A, rows, and the address of B."""
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
 # More rows than this are cheaper as torch's product: it is bound by arithmetic, not by reading.
 MAX_LINEAR_ROWS = 96
@@ -222,14 +225,14 @@ def _runs(lora: Runs, dtype: torch.dtype) -> tuple[int | None, int, int | None, 
     _same_type(dtype, rows.dtype)
     bounds, updates = rows.addresses
     count, num_groups, _ = rows.updates.shape
-    return bounds, count, updates + group * _FIELDS * 8, num_groups * _FIELDS
+    return bounds, count, updates + group * FIELDS * 8, num_groups * FIELDS
 
 
 def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np.int64]:
     """One adapter's updates [num_groups, fields], for `LoraRows`. A group has at most 4 members."""
-    updates = np.zeros((num_groups, _FIELDS), dtype=np.int64)
+    updates = np.zeros((num_groups, FIELDS), dtype=np.int64)
     for index, group in groups.items():
-        assert len(group.parts) <= _MAX_PARTS
+        assert len(group.parts) <= MAX_PARTS
         fields = [group.a.data_ptr(), len(group.a), len(group.parts)]
         for columns, ranks, b in group.parts:
             assert b.is_contiguous()
