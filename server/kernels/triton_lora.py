@@ -94,14 +94,14 @@ def triton_lora(rows: TritonRows, group: int, x: torch.Tensor, out: torch.Tensor
     shared = (rows.tiles, rows.updates, rows.updates.stride(0), group)
     _shrink[num_tiles, triton.cdiv(max_rank, _RANKS), num_splits](
         *shared, x, x.stride(0), hidden, hidden.stride(0), hidden.stride(1), num_inner,
-        TYPE=TYPES[rows.dtype], DOT=dot_type(_shrink, rows.dtype), FIELDS=FIELDS, ROWS=_ROWS, RANKS=_RANKS, INNER=_INNER,
-        SPLIT=_SPLIT,
+        TYPE=TYPES[rows.dtype], DOT=dot_type(_shrink, rows.dtype), FIELDS=FIELDS,
+        ROWS=_ROWS, RANKS=_RANKS, INNER=_INNER, SPLIT=_SPLIT,
     )  # fmt: skip
     num_blocks = triton.cdiv(int(rows.max_columns[group]), _COLUMNS)
     _expand[num_tiles, int(rows.max_parts[group]), num_blocks](
         *shared, hidden, hidden.stride(0), hidden.stride(1), out, out.stride(0),
-        TYPE=TYPES[rows.dtype], DOT=dot_type(_expand, rows.dtype), FIELDS=FIELDS, ROWS=_ROWS, RANKS=_RANKS, COLUMNS=_COLUMNS,
-        NUM_SPLITS=num_splits, PART_FIELDS=PART_FIELDS,
+        TYPE=TYPES[rows.dtype], DOT=dot_type(_expand, rows.dtype), FIELDS=FIELDS,
+        PART_FIELDS=PART_FIELDS, ROWS=_ROWS, RANKS=_RANKS, COLUMNS=_COLUMNS, NUM_SPLITS=num_splits,
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def _shrink(
 def _expand(
     tiles, updates, update_stride, group,
     hidden, split_stride, row_stride, out, out_stride,
-    TYPE: tl.constexpr, DOT: tl.constexpr, FIELDS: tl.constexpr,
-    ROWS: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr, NUM_SPLITS: tl.constexpr, PART_FIELDS: tl.constexpr,
+    TYPE: tl.constexpr, DOT: tl.constexpr, FIELDS: tl.constexpr, PART_FIELDS: tl.constexpr,
+    ROWS: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr, NUM_SPLITS: tl.constexpr,
 ):  # fmt: skip
     """out[row, columns of a member] += (sum of the splits of hidden)[row, its ranks] times B."""
     tile = tiles + tl.program_id(0) * 3
