@@ -72,7 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", metavar="auto|float32|bfloat16|float16", help="compute type (default: auto)")
     add("--device", metavar="auto|cpu|cuda", help="(default: auto)")
     add("--weight-form", metavar="auto|nf4_held|nf4_packed", help="(default: auto)")
-    add("--kernels", metavar="auto|native|torch", help="what runs on a CPU (default: auto)")
+    add(
+        "--kernels",
+        metavar="auto|native|triton|torch",
+        help="what runs beside torch (default: auto)",
+    )
     add("--store", metavar="DIR", help="adapter store; its adapters load on demand")
     add(
         "--watch-store-s",

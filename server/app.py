@@ -127,7 +127,7 @@ class App:
 
         loaded = await _in_daemon_thread(load)
         info = loaded.info
-        kernels = "native" if loaded.native is not None else "torch"
+        kernels = "torch" if loaded.kernels is None else loaded.kernels.name
         _LOG.info(
             "loaded %s: %s on %s, %s kernels, %d threads",
             info.name, info.weight_form, info.device, kernels, num_threads,

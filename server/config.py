@@ -60,10 +60,11 @@ class BaseConfig:
     """How nf4 weights lie in memory: packed is small, held is dequantized once. auto: packed where
     the native kernels multiply it (bfloat16 on a CPU with AMX), there the faster form too; else
     held where memory allows."""
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    """What runs on a CPU: native kernels, compiled at installation, or torch's. auto: native where
-    they were compiled and the CPU has AVX-512 with BF16, torch's in deterministic mode, with which
-    native is refused."""
+    kernels: Literal["auto", "native", "triton", "torch"] = "auto"
+    """What runs in the place of torch: native kernels on a CPU, compiled at installation; Triton's
+    on CUDA, which no GPU has tried yet. auto: native where they were compiled and the CPU has
+    AVX-512 with BF16; torch everywhere else and in deterministic mode, with which the others are
+    refused."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

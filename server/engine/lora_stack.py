@@ -7,33 +7,32 @@ import torch
 
 from server.engine.placing import PlacedAdapter
 from server.kernels import (
+    Kernels,
     LoraGroup,
     LoraSegment,
     LoraStep,
     MaskedLora,
-    Native,
-    lora_rows,
 )
 
 # Up to this many adapters, a pair of products each is cheaper than stacking them.
 _MAX_SEGMENTS = 2
 # Rows times rank of a run up to which the native kernel is cheaper than a segment's products.
-_MAX_NATIVE_WORK = 4096
+_MAX_ROWS_WORK = 4096
 
 
 class LoraStacker:
     """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it.
 
-    With `native` there is no stack: every row meets its own adapter.
+    With `kernels` there is no stack: every row meets its own adapter.
 
     With `row_multiple` above 1 every adapter runs as a segment, padded to a multiple of it.
     """
 
     def __init__(
-        self, device: torch.device, native: Native | None = None, row_multiple: int = 1
+        self, device: torch.device, kernels: Kernels | None = None, row_multiple: int = 1
     ) -> None:
         self._device = device
-        self._native = native
+        self._kernels = kernels
         self._row_multiple = row_multiple
         self._stacked: tuple[PlacedAdapter, ...] = ()
         self._groups: dict[int, LoraGroup] = {}
@@ -52,8 +51,8 @@ class LoraStacker:
         `long` are runs of further rows.
         """
         adapters = [p if p is not None and p.groups else None for p in short]
-        if self._native is not None:
-            return self._native_step(self._native, adapters, long)
+        if self._kernels is not None:
+            return self._own_rows(self._kernels, adapters, long)
         segments = [
             LoraSegment(rows, placed.groups) for placed, rows in long if placed and placed.groups
         ]
@@ -75,9 +74,9 @@ class LoraStacker:
         if placed in self._stacked:
             self._restack([])
 
-    def _native_step(
+    def _own_rows(
         self,
-        native: Native,
+        kernels: Kernels,
         adapters: Sequence[PlacedAdapter | None],
         long: Sequence[tuple[PlacedAdapter | None, slice]],
     ) -> LoraStep | None:
@@ -93,7 +92,7 @@ class LoraStacker:
         for placed, rows in long:
             end = rows.stop
             own = placed if placed is not None and placed.groups else None
-            if own is not None and (end - rows.start) * own.rank > _MAX_NATIVE_WORK:
+            if own is not None and (end - rows.start) * own.rank > _MAX_ROWS_WORK:
                 segments.append(LoraSegment(rows, own.groups))
                 own = None
             starts.append(rows.start)
@@ -104,7 +103,7 @@ class LoraStacker:
         nothing = np.zeros_like(known.updates)
         updates = [nothing if p is None else p.updates for p in owners]
         dtype = next(iter(known.groups.values())).a.dtype
-        rows_of_step = lora_rows(native, [*starts, end], updates, dtype)
+        rows_of_step = kernels.adapter_rows([*starts, end], updates, dtype)
         return LoraStep(None, tuple(segments), rows=rows_of_step)
 
     def _masked(

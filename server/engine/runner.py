@@ -20,8 +20,8 @@ class Runner:
         self._cache = cache
         self._layout = layout
         # Deterministic sums: the long chunks' order of summation for all rows.
-        self._native = None if layout.key_sizes else base.native
-        self._stacker = LoraStacker(base.device, self._native, layout.row_multiple)
+        self._kernels = None if layout.key_sizes else base.kernels
+        self._stacker = LoraStacker(base.device, self._kernels, layout.row_multiple)
         self._changes = ChangeStacker(base.device, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 
@@ -72,11 +72,11 @@ class Runner:
         context.changes = self._changes.step((), runs, len(batch.logit_rows))
 
     def _attention(self, batch: Batch) -> AttentionStep:
-        native = self._native
+        kernels = self._kernels
         short = self._short_rows(batch.chunks[: batch.num_short_chunks])
         long = self._long_chunks(batch)
         gathered = [c.blocks.numel() for c in long]
-        if native is None:
+        if kernels is None:
             gathered += [s.tables.numel() for s in short]
         size = max(gathered, default=0) * self._cache.layers[0][0].numel()
         if size > self._scratch.numel():
@@ -88,16 +88,17 @@ class Runner:
             chunks=tuple(long),
             scratch=self._scratch,
             query_multiple=self._layout.row_multiple,
-            native=native,
+            kernels=kernels,
         )
 
     def _short_rows(self, chunks: tuple[Chunk, ...]) -> tuple[ShortRows, ...]:
-        if self._native is not None:
-            # Read in place: no row is padded to another's length.
-            return (
-                (ShortRows(None, *row_tables(chunks, self._layout.block_size)),) if chunks else ()
-            )
         device = self._base.device
+        if self._kernels is not None:
+            # Read in place: no row is padded to another's length.
+            if not chunks:
+                return ()
+            tables, lengths = row_tables(chunks, self._layout.block_size)
+            return (ShortRows(None, tables.to(device), lengths.to(device)),)
         return tuple(
             ShortRows(
                 None if rows is None else torch.tensor(rows, device=device),

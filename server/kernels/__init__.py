@@ -8,29 +8,33 @@ D head size, R stacked LoRA rank.
 `native.py` where those run; `reference.py` holds the plain form of each, their oracle in tests.
 """
 
+import os
+
+import torch
+
 from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
 from server.kernels.changes import Affine, Changes, ChangeStep, Detour, Norm
 from server.kernels.embedding import EmbeddingTable
 from server.kernels.groups import LoraGroup
+from server.kernels.interface import AdapterRows, Kernels, Runs
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
-    MAX_LINEAR_ROWS,
     LoraRows,
     Native,
-    Runs,
     describe,
     load_native,
     lora_rows,
 )
 
 __all__ = [
-    "MAX_LINEAR_ROWS",
+    "AdapterRows",
     "Affine",
     "AttentionStep",
     "ChangeStep",
     "Changes",
     "Detour",
     "EmbeddingTable",
+    "Kernels",
     "LongChunk",
     "LoraGroup",
     "LoraRows",
@@ -44,6 +48,18 @@ __all__ = [
     "apply_lora",
     "describe",
     "load_native",
+    "load_triton",
     "lora_rows",
     "paged_attention",
 ]
+
+
+def load_triton(device: torch.device) -> Kernels | str:
+    """Triton's kernels for `device`, or why they do not run there."""
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"not for {device.type}, except by its interpreter (TRITON_INTERPRET=1), for tests"
+    try:
+        from server.kernels.triton_kernels import TritonKernels
+    except ImportError as error:
+        return f"cannot import {error.name or 'triton'}; pip install triton"
+    return TritonKernels(device)

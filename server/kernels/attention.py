@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from server.kernels.native import Native
+from server.kernels.interface import Kernels
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class AttentionStep:
     chunks: tuple[LongChunk, ...]
     scratch: torch.Tensor
     query_multiple: int = 1
-    native: Native | None = None
+    kernels: Kernels | None = None
     """Runs `short`, read in place, if given."""
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
@@ -78,19 +78,19 @@ def paged_attention(
     num_kv = key.shape[1]
     # Zeros, not empty: rows that pad a step belong to no chunk.
     out = query.new_zeros(num_rows, num_heads, dim)
-    if step.native is not None:
+    if step.kernels is not None:
         query, key, value = (
             t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)
         )
-        step.native.cache_write(cache, step.write_index, key, value)
+        step.kernels.cache_write(cache, step.write_index, key, value)
     else:
         # [T, 2, K, D]
         states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
         cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
     by_row = query[0].transpose(0, 1)
     for index, short in enumerate(step.short):
-        if step.native is not None:
-            step.native.attention(
+        if step.kernels is not None:
+            step.kernels.attention(
                 query, cache, short.tables, short.lengths, out, scaling, sliding_window, softcap
             )
             continue

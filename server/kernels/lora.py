@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from server.kernels.groups import LoraGroup
-from server.kernels.native import LoraRows
+from server.kernels.interface import AdapterRows
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class LoraStep:
     masked: MaskedLora | None
     segments: tuple[LoraSegment, ...]
     row_multiple: int = 1
-    rows: LoraRows | None = None
-    """In place of `masked` where the native kernel runs."""
+    rows: AdapterRows | None = None
+    """In place of `masked` where kernels run that let every row meet its own adapter."""
 
     @cached_property
     def without_rows(self) -> "LoraStep | None":
@@ -61,7 +61,7 @@ class LoraStep:
 def apply_lora(step: LoraStep, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
     """Adds each row's update to `out` [T, sum of out_features], in place. `x` is [T, in]."""
     if step.rows is not None:
-        step.rows.native.lora(step.rows, group, x, out)
+        step.rows.add(group, x, out)
     masked = step.masked
     if masked is not None and (stack := masked.groups.get(group)) is not None:
         # masked_fill, not a product: another adapter's columns may overflow on this row, and

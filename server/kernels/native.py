@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from server.kernels.groups import LoraGroup
+from server.kernels.interface import Runs
 
 MAX_PARTS = 4
 PART_FIELDS = 5
@@ -68,6 +69,8 @@ class Native:
         self._linear = self._function("linear_bf16", _LINEAR)
         self._linear_nf4 = self._function("linear_nf4", _LINEAR_NF4)
 
+    name = "native"
+
     def runs(self, dtype: torch.dtype) -> bool:
         """Whether the kernels beside the linear products run for this element type here."""
         return self.level >= 1 and dtype in _SUFFIX
@@ -79,12 +82,17 @@ class Native:
         fits = out_features % 32 == 0 and in_features % 64 == 0
         return self.level >= 2 and dtype == torch.bfloat16 and fits
 
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether they are the better choice for a product with `x` [..., in]."""
+        few = x.numel() <= MAX_LINEAR_ROWS * x.shape[-1]
+        return few and x.dtype == torch.bfloat16 and x.is_contiguous()
+
     def linear(
         self,
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        lora: "Runs" = None,
+        lora: Runs = None,
     ) -> torch.Tensor:
         """`x` [T, in] times `weight` [out, in] transposed, plus `bias` [out] and the rows' own
         updates: [T, out]. All bfloat16; `weight` and `bias` contiguous."""
@@ -106,7 +114,7 @@ class Native:
         code: torch.Tensor,
         bias: torch.Tensor | None,
         out_features: int,
-        lora: "Runs" = None,
+        lora: Runs = None,
     ) -> torch.Tensor:
         """As `linear` for NF4: `codes` two to a byte, `scales` one per 64 weights (float32), and
         `code`, the 16 values."""
@@ -130,6 +138,12 @@ class Native:
                 *_runs((rows, group), x.dtype), torch.get_num_threads(),
             )
         )  # fmt: skip
+
+    def adapter_rows(
+        self, bounds: list[int], updates: list[npt.NDArray[np.int64]], dtype: torch.dtype
+    ) -> "LoraRows":
+        """The runs of a step, as `lora_rows`."""
+        return lora_rows(self, bounds, updates, dtype)
 
     def cache_write(
         self, cache: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -204,9 +218,9 @@ class LoraRows:
     dtype: torch.dtype
     """Of the adapters, and so of the rows."""
 
-
-Runs = tuple[LoraRows, int] | None
-"""The runs of a step and the group of linears they are wanted for."""
+    def add(self, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Adds the updates of one group of linears to `out`, in place."""
+        self.native.lora(self, group, x, out)
 
 
 def lora_rows(
@@ -222,6 +236,7 @@ def _runs(lora: Runs, dtype: torch.dtype) -> tuple[int | None, int, int | None, 
     if lora is None:
         return None, 0, None, 0
     rows, group = lora
+    assert isinstance(rows, LoraRows)
     _same_type(dtype, rows.dtype)
     bounds, updates = rows.addresses
     count, num_groups, _ = rows.updates.shape

@@ -47,6 +47,10 @@ class TritonRows:
     max_columns: npt.NDArray[np.int64]
     dtype: torch.dtype
 
+    def add(self, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Adds the updates of one group of linears to `out`, as `triton_lora`."""
+        triton_lora(self, group, x if x.stride(-1) == 1 else x.contiguous(), out)
+
 
 def triton_rows(
     bounds: list[int],

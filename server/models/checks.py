@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from server.errors import StartupError
-from server.kernels import AttentionStep, LongChunk, Native, ShortRows
+from server.kernels import AttentionStep, Kernels, LongChunk, ShortRows
 from server.models.decoder import CacheShape, Decoder
 
 EXPERT_KEYS = (
@@ -106,7 +106,7 @@ def probe(
     name: str,
     *,
     exact: bool,
-    native: Native | None = None,
+    kernels: Kernels | None = None,
 ) -> None:
     """Compares our forward pass with the model's own.
 
@@ -134,7 +134,7 @@ def probe(
             short=singles,
             chunks=long,
             scratch=torch.empty(0, dtype=dtype, device=device),
-            native=native,
+            kernels=kernels,
         )
         try:
             got, _ = decoder.forward(tokens.view(-1), positions, rows)

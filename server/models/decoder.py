@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from server.kernels import Native, paged_attention
+from server.kernels import Kernels, paged_attention
 from server.models.adapted import (
     AdaptedEmbedding,
     AdaptedNorm,
@@ -118,12 +118,12 @@ def install(
     hold: bool,
     int8_threshold: float,
     norm_inputs: Mapping[str, list[torch.Size]],
-    native: Native | None = None,
+    kernels: Kernels | None = None,
 ) -> Decoder:
     """Puts our linears, norms and attention into a loaded model, in place.
 
     Quantized weights move over without being quantized again; with `hold`, NF4 weights are also
-    kept dequantized. With `native` its kernels run what they can. `norm_inputs` are as for
+    kept dequantized. With `kernels` its kernels run what they can. `norm_inputs` are as for
     `adapt_norms`.
     """
     context, head_context = StepContext(), StepContext()
@@ -137,7 +137,7 @@ def install(
         }
         for names in _grouped(linears):
             members = [linears[name] for name in names]
-            weight = take_weight(members, hold=hold, int8_threshold=int8_threshold, native=native)
+            weight = take_weight(members, hold=hold, int8_threshold=int8_threshold, kernels=kernels)
             full = tuple(f"{path}.{name}" if path else name for name in names)
             in_features = shape_of(members[0])[1]
             group = LinearGroup(
@@ -156,7 +156,7 @@ def install(
                 setattr(parent, name, AdaptedLinear(group, index, shape_of(linears.pop(name))))
     head_group = None
     if type(head) is nn.Linear:
-        weight = take_weight([head], hold=hold, int8_threshold=int8_threshold, native=native)
+        weight = take_weight([head], hold=hold, int8_threshold=int8_threshold, kernels=kernels)
         path = path_of(model, head)
         head_group = LinearGroup(
             len(groups),
@@ -173,8 +173,8 @@ def install(
         if hasattr(module, "layer_idx"):
             # Past nn.Module's own __setattr__: the context is not part of the model.
             object.__setattr__(module, "step_context", context)
-    if native is not None:
-        accelerate(model, native)
+    if kernels is not None:
+        accelerate(model, kernels)
     norms = adapt_norms(model, context, norm_inputs)
     AttentionInterface.register(ATTENTION, _attention)
     model.set_attn_implementation(ATTENTION)

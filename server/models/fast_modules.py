@@ -11,60 +11,60 @@ import torch
 from torch import nn
 from transformers.activations import SiLUActivation
 
-from server.kernels import Native
+from server.kernels import Kernels
 from server.models.layers import AdaptedLinear
 
 
 class FastNorm(nn.Module):
     """RMSNorm in one pass."""
 
-    def __init__(self, native: Native, weight: nn.Parameter, epsilon: float) -> None:
+    def __init__(self, kernels: Kernels, weight: nn.Parameter, epsilon: float) -> None:
         super().__init__()
         self.weight = weight
-        self._native = native
+        self._kernels = kernels
         self._epsilon = epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of the last dimension."""
-        return self._native.rms_norm(x.contiguous(), self.weight, self._epsilon)
+        return self._kernels.rms_norm(x.contiguous(), self.weight, self._epsilon)
 
 
 class FastMlp(nn.Module):
     """down(silu(gate(x)) * up(x)), gate and up from one product."""
 
-    def __init__(self, native: Native, gate: AdaptedLinear, down: AdaptedLinear) -> None:
+    def __init__(self, kernels: Kernels, gate: AdaptedLinear, down: AdaptedLinear) -> None:
         super().__init__()
-        self._native = native
+        self._kernels = kernels
         self.gate, self.down = gate, down
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] to the same."""
         outputs = self.gate.group.outputs(x).contiguous()
-        hidden: torch.Tensor = self.down(self._native.silu_mul(outputs))
+        hidden: torch.Tensor = self.down(self._kernels.silu_mul(outputs))
         return hidden
 
 
 @torch.inference_mode()
-def accelerate(model: Any, native: Native) -> None:
-    """Replaces what `native` runs in a model whose linears are ours already, in place."""
+def accelerate(model: Any, kernels: Kernels) -> None:
+    """Replaces what `kernels` runs in a model whose linears are ours already, in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            fast = _fast(child, native, model.dtype)
+            fast = _fast(child, kernels, model.dtype)
             if fast is not None:
                 setattr(parent, name, fast)
 
 
-def _fast(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:
+def _fast(module: Any, kernels: Kernels, dtype: torch.dtype) -> nn.Module | None:
     if type(module).__name__.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", None)
         weight = getattr(module, "weight", None)
         if isinstance(epsilon, float) and weight is not None and weight.dtype == dtype:
-            return _checked(FastNorm(native, weight, epsilon), module, len(weight), dtype)
+            return _checked(FastNorm(kernels, weight, epsilon), module, len(weight), dtype)
         return None
-    return _fast_mlp(module, native, dtype)
+    return _fast_mlp(module, kernels, dtype)
 
 
-def _fast_mlp(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | None:
+def _fast_mlp(module: Any, kernels: Kernels, dtype: torch.dtype) -> nn.Module | None:
     children = dict(module.named_children())
     if children.keys() != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return None
@@ -77,7 +77,7 @@ def _fast_mlp(module: Any, native: Native, dtype: torch.dtype) -> nn.Module | No
         return None
     if gate.group is not up.group or (gate.member, up.member) != (0, 1):
         return None
-    return _checked(FastMlp(native, gate, down), module, gate.in_features, dtype)
+    return _checked(FastMlp(kernels, gate, down), module, gate.in_features, dtype)
 
 
 def _checked(fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype) -> nn.Module | None:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
-from server.kernels import Native, load_native
+from server.kernels import Kernels, load_native, load_triton
 from server.models.adapted import norm_inputs
 from server.models.checkpoint import (
     check_shapes,
@@ -41,8 +41,8 @@ class LoadedBase:
     dtype: torch.dtype
     device: torch.device
     eos_token_ids: frozenset[int]
-    native: Native | None = None
-    """The native kernels, where they run."""
+    kernels: Kernels | None = None
+    """What runs in the place of torch."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -71,7 +71,7 @@ def load_base(
     `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on CUDA), `float32`, `bfloat16` or
     `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`. `int8_threshold` None is 6, or
     0 if `deterministic`. `kernels` is `auto` (native where they run and not `deterministic`),
-    `native` (not with `deterministic`) or `torch`. Raises StartupError with one line.
+    `native` or `triton` (not with `deterministic`), or `torch`. Raises StartupError with one line.
     """
     name = name or directory.name
     check_directory(directory)
@@ -80,7 +80,7 @@ def load_base(
     _check_choice("weight_form", weight_form, ("auto", "nf4_held", "nf4_packed"))
     target = _device(device)
     compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
-    native = _native(kernels, compute, target, deterministic)
+    chosen = _kernels(kernels, compute, target, deterministic)
     threshold = 0.0 if deterministic else _INT8_THRESHOLD
     threshold = threshold if int8_threshold is None else int8_threshold
     config = read_config(directory, name)
@@ -104,19 +104,21 @@ def load_base(
         # Of another number of rows, so that the dimension that counts them is known.
         model(tokens[:1, :1])
     num_parameters = model.num_parameters()
-    # The native product of packed weights is the faster one.
+    # Their product of packed weights is the faster one.
     hold = quantization == "nf4" and (
         weight_form == "nf4_held"
         or (
             weight_form == "auto"
-            and not (native is not None and native.runs_linear(compute))
+            and not (chosen is not None and chosen.runs_linear(compute))
             and fits_held(num_parameters, compute, available_bytes(target))
         )
     )
-    decoder = install(model, hold=hold, int8_threshold=threshold, norm_inputs=inputs, native=native)
+    decoder = install(
+        model, hold=hold, int8_threshold=threshold, norm_inputs=inputs, kernels=chosen
+    )
     shape = cache_shape(config)
     exact = compute == torch.float32 and quantization != "int8"
-    probe(decoder, shape, expected, name, exact=exact, native=native)
+    probe(decoder, shape, expected, name, exact=exact, kernels=chosen)
     info = BaseInfo(
         name=name,
         fingerprint=fingerprint,
@@ -155,7 +157,7 @@ def load_base(
         ),
     )
     eos = eos_token_ids(model, tokenizer, vocab_size)
-    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, native)
+    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, chosen)
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -163,22 +165,27 @@ def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise StartupError(f"{field} {value!r} is not one of {', '.join(choices)}")
 
 
-def _native(
-    kernels: str, dtype: torch.dtype, device: torch.device, deterministic: bool
-) -> Native | None:
-    _check_choice("kernels", kernels, ("auto", "native", "torch"))
-    if kernels == "native" and deterministic:
+def _kernels(
+    choice: str, dtype: torch.dtype, device: torch.device, deterministic: bool
+) -> Kernels | None:
+    _check_choice("kernels", choice, ("auto", "native", "triton", "torch"))
+    if choice in ("native", "triton") and deterministic:
         # A product takes another kernel with more rows, and so another order of summation.
         raise StartupError(
-            "kernels 'native' beside deterministic: their sums depend on the number of rows; "
+            f"kernels {choice!r} beside deterministic: their sums depend on the number of rows; "
             "choose 'auto' or 'torch'"
         )
-    if kernels == "torch" or deterministic or (device.type != "cpu" and kernels == "auto"):
+    if choice == "triton":
+        found = load_triton(device)
+        if isinstance(found, str):
+            raise StartupError(f"kernels 'triton': {found}; choose 'auto'")
+        return found
+    if choice == "torch" or deterministic or (device.type != "cpu" and choice == "auto"):
         return None
     native = load_native()
     if native is not None and device.type == "cpu" and native.runs(dtype):
         return native
-    if kernels == "native":
+    if choice == "native":
         raise StartupError(
             f"kernels 'native': not compiled, or not for {dtype} on this {device.type}; reinstall "
             "where there is a C compiler, or choose 'auto'"

@@ -18,7 +18,7 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from server.kernels import MAX_LINEAR_ROWS, Native, Runs
+from server.kernels import Kernels, Runs
 
 # What the native product reads, and what the base is quantized with.
 NF4_BLOCK = 64
@@ -59,7 +59,7 @@ class DenseWeight:
     weight: torch.Tensor
     bias: torch.Tensor | None
     out_features: tuple[int, ...]
-    native: Native | None = None
+    kernels: Kernels | None = None
     """Runs products of few rows, if given."""
 
     @property
@@ -69,11 +69,11 @@ class DenseWeight:
 
     def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        return dense_product(self.native, x, self.weight, self.bias, lora)
+        return dense_product(self.kernels, x, self.weight, self.bias, lora)
 
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
-        return self.native is not None and _few_rows(x)
+        return self.kernels is not None and self.kernels.takes(x)
 
     def dequantized(self) -> torch.Tensor:
         """The weight itself."""
@@ -90,7 +90,7 @@ class Nf4Weight:
     state: QuantState
     bias: torch.Tensor | None
     out_features: tuple[int, ...]
-    native: Native | None = None
+    kernels: Kernels | None = None
     """Runs products of few rows, if given."""
 
     @property
@@ -100,10 +100,10 @@ class Nf4Weight:
 
     def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        if self.native is not None and _few_rows(x):
+        if self.kernels is not None and self.kernels.takes(x):
             rows, state = x.view(-1, x.shape[-1]), self.state
             num_out = state.shape[0]
-            out = self.native.linear_nf4(
+            out = self.kernels.linear_nf4(
                 rows, self.codes, state.absmax, state.code, self.bias, num_out, lora
             )
             return out.view(*x.shape[:-1], num_out)
@@ -113,7 +113,7 @@ class Nf4Weight:
 
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
-        return self.native is not None and _few_rows(x)
+        return self.kernels is not None and self.kernels.takes(x)
 
     def dequantized(self) -> torch.Tensor:
         """The dense weight [out, in]."""
@@ -138,7 +138,7 @@ class HeldNf4Weight:
 
     def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        return dense_product(self._packed.native, x, self._dense, self._packed.bias, lora)
+        return dense_product(self._packed.kernels, x, self._dense, self._packed.bias, lora)
 
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
@@ -196,24 +196,18 @@ class Int8Weight:
 
 
 def dense_product(
-    native: Native | None,
+    kernels: Kernels | None,
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     lora: Runs = None,
 ) -> torch.Tensor:
-    """[..., in] to [..., out] by `weight` [out, in]: by `native`, if given, where rows are few."""
-    if native is not None and _few_rows(x):
+    """[..., in] to [..., out] by `weight` [out, in]: by `kernels`, if given, where rows are few."""
+    if kernels is not None and kernels.takes(x):
         rows = x.view(-1, x.shape[-1])
-        return native.linear(rows, weight, bias, lora).view(*x.shape[:-1], len(weight))
+        return kernels.linear(rows, weight, bias, lora).view(*x.shape[:-1], len(weight))
     assert lora is None
     return F.linear(x, weight, bias)
-
-
-def _few_rows(x: torch.Tensor) -> bool:
-    """Whether native products take `x`."""
-    few = x.numel() <= MAX_LINEAR_ROWS * x.shape[-1]
-    return few and x.dtype == torch.bfloat16 and x.is_contiguous()
 
 
 def is_linear(module: Any) -> bool:
@@ -239,16 +233,16 @@ def can_fuse(modules: Sequence[Any]) -> bool:
 
 
 def take_weight(
-    modules: Sequence[Any], *, hold: bool, int8_threshold: float, native: Native | None
+    modules: Sequence[Any], *, hold: bool, int8_threshold: float, kernels: Kernels | None
 ) -> BaseWeight:
     """The fused weight of linears as transformers loaded them: `nn.Linear`, `Conv1D`, or
     bitsandbytes' `Linear4bit` and `Linear8bitLt`. With `hold`, NF4 is also kept dequantized;
-    `native` runs products of few rows where it can."""
+    `kernels` runs products of few rows where it can."""
     out_features = tuple(shape_of(m)[0] for m in modules)
     bias = _join_biases(modules)
     first = modules[0]
     if isinstance(first, Linear4bit):
-        packed = _take_nf4(modules, bias, out_features, native)
+        packed = _take_nf4(modules, bias, out_features, kernels)
         return HeldNf4Weight(packed) if hold else packed
     if isinstance(first, Linear8bitLt):
         # The first forward pass moves codes and scales from the parameter to the state.
@@ -262,16 +256,16 @@ def take_weight(
         )
     dense = [m.weight.data.t() if isinstance(m, Conv1D) else m.weight.data for m in modules]
     weight = torch.cat(dense) if len(dense) > 1 else dense[0].contiguous()
-    return DenseWeight(weight, bias, out_features, native_for(native, weight, bias))
+    return DenseWeight(weight, bias, out_features, kernels_for(kernels, weight, bias))
 
 
-def native_for(
-    native: Native | None, weight: torch.Tensor, bias: torch.Tensor | None
-) -> Native | None:
-    """`native` if it runs the product with a dense `weight` [out, in]."""
-    if native is None or not native.runs_linear(weight.dtype, *weight.shape):
+def kernels_for(
+    kernels: Kernels | None, weight: torch.Tensor, bias: torch.Tensor | None
+) -> Kernels | None:
+    """`kernels` if it runs the product with a dense `weight` [out, in]."""
+    if kernels is None or not kernels.runs_linear(weight.dtype, *weight.shape):
         return None
-    return native if weight.is_contiguous() and _fits(bias, weight.dtype) else None
+    return kernels if weight.is_contiguous() and _fits(bias, weight.dtype) else None
 
 
 def _fits(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
@@ -282,7 +276,7 @@ def _take_nf4(
     modules: Sequence[Any],
     bias: torch.Tensor | None,
     out_features: tuple[int, ...],
-    native: Native | None,
+    kernels: Kernels | None,
 ) -> Nf4Weight:
     states = [m.weight.quant_state for m in modules]
     first = states[0]
@@ -297,12 +291,12 @@ def _take_nf4(
         dtype=first.dtype,
     )
     runs = (
-        native is not None
+        kernels is not None
         and state.blocksize == NF4_BLOCK
-        and native.runs_linear(state.dtype, *state.shape)
+        and kernels.runs_linear(state.dtype, *state.shape)
         and _fits(bias, state.dtype)
     )
-    return Nf4Weight(codes, state, bias, out_features, native if runs else None)
+    return Nf4Weight(codes, state, bias, out_features, kernels if runs else None)
 
 
 def _scales(state: QuantState) -> torch.Tensor:

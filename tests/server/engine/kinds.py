@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.kernels import load_native
+from server.kernels import load_native, load_triton
 from server.models.loader import LoadedBase, load_base
 from server.types import FinishedSample
 from tests.server.engine import oracle
@@ -23,9 +23,12 @@ _LENGTHS = (1, 5, 14, 30)
 
 
 def load_kernels(base: Path, quantization: str, kernels: str) -> LoadedBase:
-    """A base in float32: `deterministic`, `torch` or `native` (skips where those do not run)."""
+    """A base in float32: `deterministic`, `torch`, `native` or `triton` (skips where those do not
+    run)."""
     if kernels == "native" and load_native() is None:
         pytest.skip("the native kernels were not compiled, or not for this CPU")
+    if kernels == "triton" and isinstance(load_triton(torch.device("cpu")), str):
+        pytest.skip("TRITON_INTERPRET is not 1, or triton is not installed")
     if kernels == "deterministic":
         return load_base(base, quantization=quantization, deterministic=True)
     return load_base(base, quantization=quantization, int8_threshold=0.0, kernels=kernels)
@@ -53,7 +56,7 @@ def check_against_peft(
     tokens, the log-probabilities within `TOLERANCE`."""
     info = base.info
     tolerance = TOLERANCE[info.quantization]
-    if info.quantization == "int8" and base.native is not None:
+    if info.quantization == "int8" and base.kernels is not None:
         tolerance = NATIVE_INT8_TOLERANCE
     driver = Driver(
         base, max_batch_size=16, max_step_tokens=step_tokens, deterministic=info.deterministic

@@ -135,7 +135,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize(
-    ("kernels", "step_tokens"), [("deterministic", 512), ("native", 13), ("torch", 512)]
+    ("kernels", "step_tokens"),
+    [("deterministic", 512), ("native", 13), ("torch", 512), ("triton", 13)],
 )
 def test_linears_of_a_llama_like_base(
     qwen: Tiny, quantization: str, kernels: str, step_tokens: int
@@ -148,7 +149,7 @@ def test_linears_of_a_llama_like_base(
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-@pytest.mark.parametrize("kernels", ["deterministic", "torch"])
+@pytest.mark.parametrize("kernels", ["deterministic", "torch", "triton"])
 def test_linears_of_gpt2(gpt2: Tiny, quantization: str, kernels: str) -> None:
     base = load_kernels(gpt2.base, quantization, kernels)
     wanted = _GPT2 if quantization != "none" else gpt2.adapters

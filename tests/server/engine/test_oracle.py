@@ -108,7 +108,7 @@ def _load(tiny: Tiny, kernels: str, **options: Any) -> LoadedBase:
     if kernels == "deterministic":
         return load_base(tiny.base, deterministic=True, **options)
     base = load_base(tiny.base, kernels=kernels, **options)
-    assert (base.native is not None) == (kernels == "native")
+    assert (base.kernels is not None) == (kernels == "native")
     return base
 
 

@@ -189,7 +189,7 @@ def test_default_mode(
     if kernels == "native" and load_native() is None:
         pytest.skip("the native kernels were not compiled, or not for this CPU")
     base = load_base(tiny.base, quantization="none", kernels=kernels)
-    assert (base.native is not None) == (kernels == "native")
+    assert (base.kernels is not None) == (kernels == "native")
     run = Run(base, weights, constraints, seed=1)
     run.run(num_requests)
     run.check()

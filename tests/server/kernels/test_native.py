@@ -294,5 +294,5 @@ def test_a_product_of_mixed_types_stays_with_torch(native_linear: Native, odd: s
 
 
 def _takes(linear: torch.nn.Linear, native: Native, x: torch.Tensor) -> bool:
-    weight = take_weight([linear], hold=False, int8_threshold=0.0, native=native)
+    weight = take_weight([linear], hold=False, int8_threshold=0.0, kernels=native)
     return weight.takes_lora(x)
