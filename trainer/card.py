@@ -6,7 +6,7 @@ from understudy.artifact import Manifest
 
 _CARD = """\
 ---
-library_name: peft
+library_name: {library}
 base_model: {base_name}
 pipeline_tag: {pipeline}
 tags: [{method}, understudy]
@@ -14,8 +14,7 @@ tags: [{method}, understudy]
 
 # {name}
 
-An adapter for the base model `{base_name}` ({architecture}), trained with {method} on a base
-quantized as `{quantization}`.
+{what}
 
 | | |
 |---|---|
@@ -39,8 +38,7 @@ The prompt is rendered from this Jinja template; {answer}
 
 ## Use
 
-{use} With PEFT: `PeftModel.from_pretrained(base, FOLDER)`
-over the same base, quantized the same way.
+{use}
 
 ## Limits
 
@@ -48,6 +46,19 @@ It was trained {wordings} and validated on it alone; other prompts are outside t
 holds the run's configuration, package versions, hardware, times and memory.
 """
 
+_ADAPTER = {
+    "library": "peft",
+    "what": "An adapter for the base model `{base}` ({architecture}), trained with {method} on a "
+    "base\nquantized as `{quantization}`.",
+    "use": "{use} With PEFT: `PeftModel.from_pretrained(base, FOLDER)`\n"
+    "over the same base, quantized the same way.",
+}
+_BASE = {
+    "library": "transformers",
+    "what": "A base model: `{base}` ({architecture}) with all weights fine-tuned in float32.",
+    "use": "With the server: `python -m server --base FOLDER`. Adapters for the base that it was\n"
+    "fine-tuned from do not fit it.",
+}
 
 # By PEFT's task type: what the model card says of what is learnt, and of how it is used.
 _WORDS = {
@@ -76,6 +87,16 @@ def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
     size = next((text.format(n) + ", " for text, n in sizes.items() if n), "")
     labels = ", ".join(f"`{label}`" for label in manifest.labels)
     words = {k: v.format(name=manifest.name, labels=labels) for k, v in _WORDS[task].items()}
+    method = run["config"]["method"]["type"]
+    kind = _BASE if method == "full" else _ADAPTER
+    facts = {
+        "base": manifest.base_name,
+        "architecture": manifest.base_architecture,
+        "method": method,
+        "quantization": manifest.quantization,
+        "use": words["use"],
+    }
+    words |= {key: text.format(**facts) for key, text in kind.items()}
     return _CARD.format(
         **words,
         metrics="".join(
@@ -85,9 +106,7 @@ def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
         ),
         name=manifest.name,
         base_name=manifest.base_name,
-        method=run["config"]["method"]["type"],
-        architecture=manifest.base_architecture,
-        quantization=manifest.quantization,
+        method=method,
         content_hash=manifest.content_hash,
         base_fingerprint=manifest.base_fingerprint,
         size=size,

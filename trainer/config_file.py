@@ -15,6 +15,7 @@ from pydantic import Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.config import LoraConfig, TrainConfig
+from trainer.config.not_offered import NOT_OFFERED
 from trainer.errors import ConfigError
 
 # Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
@@ -151,6 +152,9 @@ def _explain(problem: ErrorDetails, data: Mapping[str, Any]) -> str:
         return f"key {key!r} is missing"
     if problem["type"] == "union_tag_invalid":
         given = problem["input"]
+        name = str(given.get("type")).lower()
+        if key == "method" and name in NOT_OFFERED:
+            return f"key 'method.type': PEFT's {name!r} is not offered: {NOT_OFFERED[name]}"
         return f"key '{key}.type': {given.get('type')!r} is not one of {_tags(key)}"
     if problem["type"] == "union_tag_not_found":
         return f"key '{key}.type' is missing; use one of {_tags(key)}"

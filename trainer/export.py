@@ -1,9 +1,9 @@
-"""Writes a trained adapter as an artifact, and proves that it computes what was trained."""
+"""Writes what was trained, an adapter or a base, and proves that it computes what was trained."""
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,17 @@ from trainer.config import TrainConfig
 from trainer.errors import ExportError
 from trainer.held import release
 from trainer.methods import METHODS, Method
+from trainer.new_base import write_base
 from trainer.objectives import Objective
 from trainer.preflight import Prepared
 from trainer.tokens import Encoded
-from understudy.artifact import CONFIG_FILE, Manifest, read_json_object, seal
+from understudy.artifact import (
+    CONFIG_FILE,
+    Manifest,
+    base_fingerprint,
+    read_json_object,
+    seal,
+)
 
 RUN_FILE = "run.json"
 CARD_FILE = "README.md"
@@ -32,33 +39,33 @@ NUM_PROBES = 4
 
 @dataclass(frozen=True)
 class Exported:
-    """An artifact on disk."""
+    """An artifact on disk, or a base."""
 
     directory: Path
     manifest: Manifest
+    """Of a base: in memory only. Its content hash is the base's fingerprint."""
 
 
 def write_artifact(
-    model: peft.PeftModel,
+    model: Any,
     config: TrainConfig,
     prepared: Prepared,
-    base_fingerprint: str,
+    fingerprint: str,
     directory: Path,
 ) -> Exported:
-    """Writes PEFT's files and the manifest into `directory`, replacing what was there.
+    """Writes PEFT's files and the manifest into `directory`, or a base, replacing what was there.
 
-    The base is named by its folder's name; no path of this machine is written.
+    `fingerprint` is that of the base trained on, which is named by its folder's name: no path of
+    this machine is written.
     """
     shutil.rmtree(directory, ignore_errors=True)
     method = METHODS[config.method.type]
-    method.save(model, directory)
-    canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
     tokenizer = prepared.tokenizer
     architectures = prepared.outline.config.architectures or [type(prepared.outline).__name__]
     manifest = Manifest(
         name=config.name,
-        method=read_json_object(directory / CONFIG_FILE)["peft_type"].lower(),
-        base_fingerprint=base_fingerprint,
+        method=config.method.type,
+        base_fingerprint=fingerprint,
         base_name=config.base.resolve().name,
         base_architecture=architectures[0],
         quantization=config.quantization,
@@ -72,7 +79,13 @@ def write_artifact(
         },
         labels=list(prepared.objective.labels),
     )
-    return Exported(directory, seal(directory, manifest))
+    if method.trains_base:
+        write_base(model, config.base, directory, torch.float32, leave=(RUN_FILE,))
+        return Exported(directory, replace(manifest, content_hash=base_fingerprint(directory)))
+    method.save(model, directory)
+    canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
+    peft_type = read_json_object(directory / CONFIG_FILE)["peft_type"]
+    return Exported(directory, seal(directory, replace(manifest, method=peft_type.lower())))
 
 
 def _rank(model: peft.PeftModel) -> int:
@@ -122,7 +135,7 @@ def check_artifact(
     limit = MAX_RELATIVE_DIFFERENCE * trained.abs().max().item()
     if not difference <= limit:
         raise ExportError(
-            f"{exported.directory}: logits of the adapter read back differ by {difference:.3g} "
+            f"{exported.directory}: logits of what was read back differ by {difference:.3g} "
             f"from those trained, more than {limit:.3g}; it was not published"
         )
     return difference

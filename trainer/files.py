@@ -5,6 +5,7 @@ METRICS = "metrics.jsonl"
 PLOT = "loss.png"
 CHECKPOINT = "checkpoint.pt"
 ADAPTER = "adapter"
+BASE = "base"
 SUMMARY = "summary.json"
 LEAKAGE = "leakage.json"
 TEST = "test.jsonl"
@@ -14,4 +15,4 @@ TEST_TASK = "test.yaml"
 PREFLIGHT = (LEAKAGE, TEST, TEST_TASK)
 
 # What a run leaves in its folder, and a new one replaces.
-OWN = (METRICS, PLOT, CHECKPOINT, ADAPTER, CONFIG, SUMMARY)
+OWN = (METRICS, PLOT, CHECKPOINT, ADAPTER, BASE, CONFIG, SUMMARY)

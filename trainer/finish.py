@@ -33,7 +33,8 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     plot_losses(records, config.name, output / files.PLOT)
 
     method = METHODS[config.method.type]
-    exported = write_artifact(job.model, config, prepared, identity.base, output / files.ADAPTER)
+    folder = output / (files.BASE if method.trains_base else files.ADAPTER)
+    exported = write_artifact(job.model, config, prepared, identity.base, folder)
     difference = check_artifact(job.model, method, exported, prepared.objective, probes(prepared))
     template = prepared.template.template
     run = {
@@ -51,6 +52,8 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
             "num_overlong": prepared.num_overlong,
             "wordings": prepared.wordings.report(prepared.num_by_wording),
         },
+        "base_fingerprint": identity.base,
+        "prompt_template": template,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "num_trainable_parameters": prepared.num_trainable,
         "num_steps": job.step,
@@ -72,11 +75,12 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     card = render_card(exported.manifest, run, prepared.objective.task)
     (exported.directory / CARD_FILE).write_text(card, encoding="utf-8")
     version = None
-    if config.output.store is not None and config.output.publish:
+    if config.output.store is not None and config.output.publish and not method.trains_base:
         version = store.publish(exported.directory, config.output.store, config.name)
     return {
         "name": config.name,
         "method": config.method.type,
+        "result": "base" if method.trains_base else "adapter",
         "version": version,
         "content_hash": exported.manifest.content_hash,
         "artifact": str(exported.directory),

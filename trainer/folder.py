@@ -89,7 +89,8 @@ def begin(run: Run, *, keep: bool) -> None:
         if not keep:
             for name in (files.CHECKPOINT, files.METRICS, files.PLOT, files.CONFIG):
                 (directory / name).unlink(missing_ok=True)
-            shutil.rmtree(directory / files.ADAPTER, ignore_errors=True)
+            for name in (files.ADAPTER, files.BASE):
+                shutil.rmtree(directory / name, ignore_errors=True)
     content = {
         "format": FORMAT,
         "working_directory": str(Path.cwd()),

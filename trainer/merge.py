@@ -7,7 +7,6 @@ adapter compute, within the rounding of the weights written. On the original wei
 missing, and every logit moves.
 """
 
-import shutil
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -20,9 +19,10 @@ from transformers import AutoConfig, PreTrainedModel
 
 from trainer import model, probes
 from trainer.errors import ExportError, InputError
-from trainer.export import write_json
+from trainer.export import RUN_FILE, write_json
 from trainer.facts import package_versions
 from trainer.methods.method import read_adapter
+from trainer.new_base import write_base
 from understudy.artifact import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -41,9 +41,6 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 # Over int8, bitsandbytes rounds the inputs of every product too, which no weights can hold.
 INT8_TOLERANCE = 0.1
 MIN_AGREEMENT = 0.95
-# Files beside the weights that make a base complete.
-_KEPT_SUFFIXES = (".json", ".model", ".txt", ".jinja")
-_WRITTEN_ANEW = ("config.json", REPORT_FILE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def merge(adapter: Path, base: Path, out: Path, options: MergeOptions) -> dict[s
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary) / out.name
-        _write(merged, base, folder, model.DTYPES[dtype])
+        write_base(merged, base, folder, model.DTYPES[dtype], leave=(REPORT_FILE, RUN_FILE))
         del merged
         found = probes.differ(_load(folder, "none", task), expected)
         report = {
@@ -219,19 +216,6 @@ def _tie_if_equal(merged: PreTrainedModel) -> None:
     # Either way: PEFT's own merging may have said something else.
     merged.config.tie_word_embeddings = equal
     merged.config.get_text_config().tie_word_embeddings = equal
-
-
-def _write(merged: PreTrainedModel, base: Path, folder: Path, dtype: torch.dtype) -> None:
-    """The model as `dtype`, with the base's tokenizer byte for byte."""
-    merged.config.use_cache = AutoConfig.from_pretrained(base, local_files_only=True).use_cache
-    with model.quiet():
-        nn.Module.to(merged, dtype).save_pretrained(folder)
-    for path in base.iterdir():
-        is_kept = path.suffix in _KEPT_SUFFIXES and path.name not in _WRITTEN_ANEW
-        if path.is_file() and is_kept and not path.name.endswith(".index.json"):
-            shutil.copyfile(path, folder / path.name)
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors makes its file readable by the owner only
 
 
 def _check(

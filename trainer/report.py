@@ -46,7 +46,7 @@ def _line(job: dict[str, Any], config: TrainConfig) -> str:
     return (
         f"{job['name']}: {job['steps']} steps in {job['training_s']:.0f} s, "
         f"{f'validation loss {losses}, ' if losses else ''}{job['tokens_per_s']:,.0f} tokens/s; "
-        f"adapter in {_where(job, config)}"
+        f"{job['result']} in {_where(job, config)}"
     )
 
 

@@ -44,14 +44,16 @@ def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
     if len(given) > 1:
         raise ConfigError(f"keys {' and '.join(given)}: give one of them")
     method = METHODS[config.method.type]
+    rate = method.learning_rate
+    own_rate = rate(config.method) if callable(rate) else rate
     learning_rate = config.optimiser.learning_rate
     if learning_rate is None:
         if config.optimiser.algorithm in OTHER_RATES:
             raise ConfigError(
                 f"key 'optimiser.learning_rate': give one for {config.optimiser.algorithm}; the "
-                f"default of {config.method.type}, {method.learning_rate:g}, is for AdamW"
+                f"default of {config.method.type}, {own_rate:g}, is for AdamW"
             )
-        learning_rate = method.learning_rate
+        learning_rate = own_rate
     return dataclasses.replace(
         config,
         device=device,

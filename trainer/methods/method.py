@@ -1,7 +1,8 @@
 """What the trainer asks of a method."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,17 @@ def save_adapter(model: Any, directory: Path) -> None:
 
 def read_adapter(base: PreTrainedModel, directory: Path) -> Any:
     """`base` with the adapter that `save_adapter` wrote."""
-    with warnings.catch_warnings():
-        # Of PEFT about a base without a name on the hub, norms, and embeddings that are tied.
-        warnings.simplefilter("ignore", UserWarning)
+    with without_peft_warnings():
         return peft.PeftModel.from_pretrained(base, str(directory))
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """Without PEFT's warnings of a base without a name on the hub, of norms, and of embeddings that
+    are tied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _no_virtual_tokens(settings: Any) -> int:
@@ -65,7 +73,7 @@ def _as_bound(settings: Any, outline: PreTrainedModel, tokenizer: PreTrainedToke
     return settings
 
 
-def _without_examples(settings: Any, examples: Examples) -> Any:
+def _without_examples(settings: Any, examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Any:
     return settings
 
 
@@ -83,15 +91,16 @@ def _one_group(settings: Any, parameters: Mapping[str, Parameter]) -> tuple[Para
 
 @dataclass(frozen=True)
 class Method:
-    """One adapter method. `settings` is always its own configuration, of `trainer.config`."""
+    """One method. `settings` is always its own configuration, of `trainer.config`."""
 
-    attach: Callable[[PreTrainedModel, Any, PreTrainedTokenizerBase], peft.PeftModel]
-    """Wraps the base with fresh parameters, drawn from torch's current random state."""
-    detach: Callable[[peft.PeftModel], PreTrainedModel]
+    attach: Callable[[PreTrainedModel, Any, PreTrainedTokenizerBase], Any]
+    """Gives the base fresh parameters, drawn from torch's current random state; returns the model
+    to train."""
+    detach: Callable[[Any], PreTrainedModel]
     """Gives the base back as it was."""
     num_trainable: Callable[[PreTrainedModel, Any], int]
-    """Parameters it would add to a base of this outline. Raises ConfigError if it cannot."""
-    learning_rate: float
+    """Parameters it would train on a base of this outline. Raises ConfigError if it cannot."""
+    learning_rate: float | Callable[[Any], float]
     """Default, from published practice."""
     num_virtual_tokens: Callable[[Any], int] = _no_virtual_tokens
     """Positions of the context that it takes."""
@@ -110,7 +119,7 @@ class Method:
     bind: Callable[[Any, PreTrainedModel, PreTrainedTokenizerBase], Any] = _as_bound
     """The settings with what they leave to outline and tokenizer filled in; all that runs after
     gets these. Raises ConfigError for what does not go with them."""
-    with_examples: Callable[[Any, Examples], Any] = _without_examples
+    with_examples: Callable[[Any, Examples, PreTrainedTokenizerBase], Any] = _without_examples
     """The settings with what they leave to the training examples, weights unread. Raises
     ConfigError."""
     save: Callable[[Any, Path], None] = save_adapter

@@ -1,6 +1,6 @@
 """Prompt tuning through PEFT, with initial embeddings of our own."""
 
-import math
+import dataclasses
 from typing import cast
 
 import peft
@@ -10,12 +10,51 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import PromptTuningConfig
 from trainer.errors import ConfigError
+from trainer.examples import Examples
 from trainer.methods.method import Method
+from trainer.methods.virtual_tokens import check_text, drawn_ids, embeddings, ids_of_text
 from trainer.model import task_of
 
 # Of PEFT's own causal-LM prompt tuning guide. Lester et al. (arXiv 2104.08691, section 3.1) use
 # 0.3, with Adafactor, whose steps scale with the parameters' size.
 LEARNING_RATE = 3e-2
+
+
+def complete(settings: PromptTuningConfig) -> PromptTuningConfig:
+    """Raises ConfigError if what to start at is missing, given for nothing, or too much."""
+    check_text(settings.init, settings.init_text)
+    labels = settings.init_labels
+    if labels is not None:
+        if settings.init != "class_labels":
+            raise ConfigError("key 'method.init_labels': give it with `init: class_labels` only")
+        if not labels or not all(label.strip() for label in labels):
+            raise ConfigError("key 'method.init_labels': must name labels, each with a text")
+        if len(labels) > settings.num_virtual_tokens:
+            raise ConfigError(
+                f"key 'method.init_labels': {len(labels)} labels are more than the "
+                f"{settings.num_virtual_tokens} of method.num_virtual_tokens"
+            )
+    return settings
+
+
+def with_examples(
+    settings: PromptTuningConfig, examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> PromptTuningConfig:
+    """`settings` with the completions as labels, where none are named. Raises ConfigError."""
+    if settings.init != "class_labels" or settings.init_labels is not None:
+        return settings
+    found: dict[tuple[int, ...], None] = {}
+    for example in examples:
+        # The last id is the end of sequence.
+        found.setdefault(example.completion_ids[:-1])
+        if len(found) > settings.num_virtual_tokens or not example.completion_ids:
+            raise ConfigError(
+                "key 'method.init': 'class_labels' takes the completions as labels, but the "
+                f"training examples have more than {settings.num_virtual_tokens} different ones, "
+                "or none; name the labels in method.init_labels"
+            )
+    labels = sorted(str(tokenizer.decode(list(ids))) for ids in found)
+    return dataclasses.replace(settings, init_labels=tuple(labels))
 
 
 def attach(
@@ -34,7 +73,7 @@ def attach(
             prompt_tuning_init=peft.PromptTuningInit.RANDOM,
         ),
     )
-    initial = _initial(_words(base).detach().float(), settings, tokenizer)
+    initial = _initial(embeddings(base).detach().float(), settings, tokenizer)
     with torch.no_grad():
         model.get_parameter("prompt_encoder.default.embedding.weight").copy_(initial)
     return model
@@ -47,12 +86,7 @@ def detach(model: peft.PeftModel) -> PreTrainedModel:
 
 def num_trainable(outline: PreTrainedModel, settings: PromptTuningConfig) -> int:
     """Parameters that `attach` would add."""
-    return settings.num_virtual_tokens * _words(outline).shape[1]
-
-
-def _words(model: PreTrainedModel) -> Tensor:
-    """Word embeddings [V, H]."""
-    return model.get_input_embeddings().get_parameter("weight")
+    return settings.num_virtual_tokens * embeddings(outline).shape[1]
 
 
 def _initial(
@@ -60,28 +94,20 @@ def _initial(
 ) -> Tensor:
     """Initial embeddings [N, H] from the vocabulary's [V, H]: N virtual tokens of width H."""
     count = settings.num_virtual_tokens
+    if settings.init == "random":
+        # PEFT's own noise has a standard deviation of 1, large models' word embeddings near 0.02.
+        return (torch.randn(count, words.shape[1]) * words.std().cpu()).to(words.device)
     if settings.init == "text":
-        ids = tokenizer(settings.init_text, add_special_tokens=False)["input_ids"]
-        repeated = (ids * math.ceil(count / len(ids)))[:count]
-        return words[torch.tensor(repeated, device=words.device)]
-    if settings.init == "vocab":
-        special = set(tokenizer.all_special_ids)
-        common = [i for i in range(min(settings.init_vocab_size, len(words))) if i not in special]
-        drawn = torch.randint(len(common), (count,)).tolist()
-        return words[torch.tensor([common[i] for i in drawn], device=words.device)]
-    # PEFT's own noise has a standard deviation of 1, large models' word embeddings one near 0.02.
-    return (torch.randn(count, words.shape[1]) * words.std().cpu()).to(words.device)
-
-
-def complete(settings: PromptTuningConfig) -> PromptTuningConfig:
-    """`settings` as they are. Raises ConfigError."""
-    if (settings.init == "text") != bool((settings.init_text or "").strip()):
-        raise ConfigError("key 'method.init_text': give it with `init: text`, and only then")
-    return settings
+        return words[ids_of_text(settings.init_text or "", count, tokenizer)]
+    labels = settings.init_labels or ()
+    drawn = drawn_ids(count - len(labels), settings.init_vocab_size, len(words), tokenizer)
+    ids = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
+    return torch.stack([*(words[i].mean(0) for i in ids), *(words[i] for i in drawn)])
 
 
 METHOD = Method(
     complete=complete,
+    with_examples=with_examples,
     attach=attach,
     detach=detach,
     num_trainable=num_trainable,

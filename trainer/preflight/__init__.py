@@ -76,7 +76,7 @@ def prepare(config: TrainConfig) -> Prepared:
     return Prepared(
         tokenizer=tokenizer,
         outline=outline,
-        method=method.with_examples(settings, trained),
+        method=method.with_examples(settings, trained, tokenizer),
         objective=objective,
         wordings=wordings,
         num_by_wording=Counter(name_of[example.where] for example in fitting_train),
