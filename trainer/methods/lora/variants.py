@@ -107,7 +107,7 @@ def _check_together(settings: LoraConfig) -> None:
             f"key 'method.init': {init!r} does not go with DoRA, whose magnitudes are those of the "
             f"base; use one of {', '.join(_DORA_INITS)}"
         )
-    if settings.lora_bias and (settings.use_dora or init not in ("kaiming", "gaussian")):
+    if settings.lora_bias and (settings.use_dora or init != "kaiming"):
         other = "DoRA" if settings.use_dora else f"init {init!r}"
         raise ConfigError(
             f"key 'method.lora_bias': does not go with {other}; leave one of them out"
