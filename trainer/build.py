@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from trainer import held, model, preflight
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
+from trainer.generated import SCORES, Answerer, scores, spread
 from trainer.job import Collate, Job
 from trainer.methods import METHODS, Start
 from trainer.objectives import Objective
@@ -79,8 +80,35 @@ def make_job(
         # Of the two forms, the one that also works where nothing that enters a layer is trained.
         attached.gradient_checkpointing_enable({"use_reentrant": False})
     collate, why_not = _packing(config, objective, attached)
+    judge = None
+    if objective.generates and config.loop.metric in SCORES:
+        rows = spread(prepared.validation, config.loop.metric_rows)
+        answerer = make_answerer(config, prepared)
+
+        def judge(model: Any) -> dict[str, float]:
+            return scores(answerer.samples(model, rows))
+
     return Job(
-        config, attached, objective, prepared.train, prepared.validation, collate, notes=why_not
+        config,
+        attached,
+        objective,
+        prepared.train,
+        prepared.validation,
+        collate=collate,
+        judge=judge,
+        notes=why_not,
+    )
+
+
+def make_answerer(config: TrainConfig, prepared: preflight.Prepared) -> Answerer:
+    """Generates answers with a model that this run trains; `config` is resolved."""
+    num_virtual = METHODS[config.method.type].num_virtual_tokens(prepared.method)
+    context = model.context_length(prepared.outline.config)
+    return Answerer(
+        prepared.tokenizer,
+        config.loop.metric_tokens,
+        context_length=None if context is None else context - num_virtual,
+        left_pads=not num_virtual,
     )
 
 

@@ -21,6 +21,8 @@ from trainer.errors import ConfigError
 # Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING_KEY = ("missing", "missing_argument", "missing_keyword_only_argument")
+# Of `loop`: how often it is saved and what is shown.
+_ONLY_SHOWN = ("checkpoint_every", "samples")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -137,7 +139,7 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
 def config_hash(config: TrainConfig) -> str:
     """sha256, in hex, of everything that decides the result: all but where it goes."""
     content = {key: value for key, value in config_to_json(config).items() if key != "output"}
-    content["loop"] = {k: v for k, v in content["loop"].items() if k != "checkpoint_every"}
+    content["loop"] = {k: v for k, v in content["loop"].items() if k not in _ONLY_SHOWN}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -59,6 +59,8 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "num_steps": job.step,
         "num_tokens": sum(r["tokens"] for r in records if r["event"] == "train"),
         "exported_step": exported_step,
+        "stopped_early": job.stopped_early,
+        "packed": job.packed,
         "validation_loss_before": job.validation_losses.get(0),
         "validation_loss": loss,
         "validation_metrics_before": job.validation_metrics.get(0, {}),

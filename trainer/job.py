@@ -19,12 +19,15 @@ from trainer.methods import METHODS
 from trainer.objectives import Objective
 from trainer.optimisers import OPTIMISERS
 from trainer.schedule import learning_rate_at, seeded
+from trainer.stopping import num_without_gain
 
 # Parameters whose gradients are not finite that a message names; they tend to be all.
 MAX_NAMED = 3
 
 Collate = Callable[[list[Any], str], Any]
 """Examples and device -> batch."""
+Judge = Callable[[Any], dict[str, float]]
+"""Model -> scores of what it generates, larger is better. Changes nothing but the mode."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Best:
-    """The state of lowest validation loss."""
+    """The state that validated best, by `loop.metric`."""
 
     step: int
     loss: float
@@ -63,12 +66,13 @@ class Job:
         train: Examples,
         validation: Examples,
         collate: Collate | None = None,
+        judge: Judge | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         """`config` is resolved; `model` has its adapter attached.
 
-        `collate` stands in for the objective's, where rows may hold several examples; `notes` are
-        for whoever watches the run.
+        `collate` stands in for the objective's, where rows may hold several examples; `judge` is
+        asked at every validation; `notes` are for whoever watches the run.
         """
         assert config.device is not None
         self.config = config
@@ -78,11 +82,12 @@ class Job:
         self.best: Best | None = None
         self.validation_losses: dict[int, float] = {}
         self.validation_metrics: dict[int, dict[str, float]] = {}
-        """By step, what the objective measures beside the loss."""
+        """By step, what the objective and the judge measure beside the loss."""
         self.notes = notes
         self.packed = collate is not None
         self._objective = objective
         self._collate = collate or objective.collate
+        self._judge = judge
         self._device = config.device
         self._train = train
         self._validation = validation
@@ -99,8 +104,17 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.step >= self.num_steps
+        """Whether all steps are done, or more are not worth it."""
+        return self.step >= self.num_steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `loop.patience` is exhausted: a function of the validations so far."""
+        settings = self.config.loop
+        if settings.patience is None:
+            return False
+        scores = [self._score_at(step) for step in sorted(self.validation_losses)]
+        return num_without_gain(scores, settings.min_delta) >= settings.patience
 
     @property
     def has_validation(self) -> bool:
@@ -161,9 +175,13 @@ class Job:
             num_terms += batch.num_terms
             observed += seen
         loss = total / num_terms
+        metrics = self._objective.metrics(observed)
+        if self._judge is not None:
+            with seeded(self.config.seed, "judge", self.step):
+                metrics |= self._judge(self.model)
         self.validation_losses[self.step] = loss
-        self.validation_metrics[self.step] = self._objective.metrics(observed)
-        if self.best is None or loss < self.best.loss:
+        self.validation_metrics[self.step] = metrics
+        if self.best is None or self._score_at(self.step) > self._score_at(self.best.step):
             self.best = Best(self.step, loss, self.tensors())
         self.elapsed_s += time.monotonic() - begin
         return loss
@@ -200,6 +218,12 @@ class Job:
         self.validation_losses = state["validation_losses"]
         self.validation_metrics = state["validation_metrics"]
         self.best = None if state["best"] is None else Best(*state["best"])
+
+    def _score_at(self, step: int) -> float:
+        """What `loop.metric` was at a validation, so that larger is better."""
+        if self.config.loop.metric == "loss":
+            return -self.validation_losses[step]
+        return self.validation_metrics[step][self.config.loop.metric]
 
     def _batch(self, examples: Examples, indices: Indices) -> Any:
         return self._collate([examples[i] for i in indices], self._device)

@@ -77,4 +77,18 @@ def turns(job: Job, log: MetricsLog, view: JobView) -> Iterator[bool]:
         view.stepped(report)
         if job.finished or job.step % validate_every == 0:
             validate()
+        if job.stopped_early:
+            view.note(_why_early(job))
         yield job.finished or job.step % checkpoint_every == 0
+
+
+def _why_early(job: Job) -> str:
+    settings = job.config.loop
+    assert job.best is not None
+    best = job.best.loss
+    if settings.metric != "loss":
+        best = job.validation_metrics[job.best.step][settings.metric]
+    return (
+        f"stopped early after step {job.step}: {settings.metric} did not get better in "
+        f"{settings.patience} validations; best {best:.4f} after step {job.best.step}"
+    )

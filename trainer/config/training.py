@@ -57,4 +57,18 @@ class LoopConfig:
     checkpoint_every: Positive | None = None
     """Steps between checkpoints. Null: as often as validation."""
     keep: Literal["best", "last"] = "best"
-    """Which state to export: the one of lowest validation loss, or the last."""
+    """Which state to export: the one that validated best, or the last."""
+    metric: Literal["loss", "rouge_l", "bleu", "accuracy", "macro_f1"] = "loss"
+    """What decides which state is best: the loss, or of generated answers `rouge_l` (0 to 1),
+    `bleu` (0 to 100) or `accuracy` (they equal the completion). Classification has `accuracy` and
+    `macro_f1` of the classes."""
+    metric_rows: Positive = 64
+    """Validation rows to generate answers for, spread evenly over all of them."""
+    metric_tokens: Positive = 64
+    """Most tokens of a generated answer."""
+    patience: Positive | None = None
+    """Stop after so many validations in a row without a better `metric`. Null: never."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """What `metric` must gain for `patience` to count anew; small gains add up."""
+    samples: Annotated[int, Field(ge=0)] = 4
+    """Validation rows whose prompts and answers the run's page shows."""

@@ -45,6 +45,7 @@ class Classification(Objective):
     """Learns which of several classes a prompt belongs to."""
 
     task: ClassVar[str] = "SEQ_CLS"
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     settings: ClassificationConfig
     labels: tuple[str, ...] = ()

@@ -51,6 +51,10 @@ class Objective(ABC):
     """PEFT's task type, which decides the model's class: see `trainer.model.CLASSES`."""
     can_pack: ClassVar[bool] = False
     """Whether `collate_packed` may put several examples into a row."""
+    scores: ClassVar[tuple[str, ...]] = ()
+    """What `loop.metric` may name beside the loss."""
+    generates: ClassVar[bool] = False
+    """Whether the model answers prompts with text, which `trainer.generated` scores."""
     labels: tuple[str, ...] = ()
     """Names of the classes of a classification head, in its order."""
 

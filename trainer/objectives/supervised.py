@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from trainer import tokens
 from trainer.config import DataConfig, SupervisedConfig
 from trainer.data import Example, Row, to_examples
+from trainer.generated import SCORES
 from trainer.objectives.objective import Objective
 from trainer.packing import collate_packed
 from trainer.tokens import IGNORED, Batch, Encoded
@@ -22,6 +23,8 @@ class Supervised(Objective):
 
     task = "CAUSAL_LM"
     can_pack = True
+    scores = tuple(SCORES)
+    generates = True
 
     def target_columns(self, data: DataConfig) -> tuple[str, ...]:
         """The completion's."""

@@ -14,6 +14,7 @@ KEPT_IN_CACHE = ("prefix_tuning",)
 
 def check_loop(config: TrainConfig, outline: PreTrainedModel, objective: Objective) -> None:
     """Raises ConfigError naming key, value and remedy; `config` is resolved."""
+    _check_metric(config, objective)
     if config.optimiser.packing:
         if not objective.can_pack:
             raise ConfigError(
@@ -36,3 +37,22 @@ def check_loop(config: TrainConfig, outline: PreTrainedModel, objective: Objecti
                 f"key 'gradient_checkpointing': {type(outline).__name__} of transformers does not "
                 "support it; set it to false"
             )
+
+
+def _check_metric(config: TrainConfig, objective: Objective) -> None:
+    settings = config.loop
+    known = ("loss", *objective.scores)
+    if settings.metric not in known:
+        raise ConfigError(
+            f"key 'loop.metric': {settings.metric!r} is not measured by the objective "
+            f"{config.objective.type!r}; it has {', '.join(known)}"
+        )
+    watched = {"patience": settings.patience is not None, "metric": settings.metric != "loss"}
+    for key, given in watched.items():
+        if given and config.data.validation == 0:
+            raise ConfigError(
+                f"key 'loop.{key}': needs validation rows, and data.validation is 0; give a share "
+                "or a file"
+            )
+    if settings.min_delta and settings.patience is None:
+        raise ConfigError("key 'loop.min_delta': means nothing without loop.patience; give both")
