@@ -24,7 +24,7 @@ from trainer.optimisers import OPTIMISERS
 from trainer.schedule import learning_rate_at
 from trainer.tokens import Encoded, collate, encode
 
-NUM_STEPS = 6
+NUM_STEPS = 6  # two epochs of three batches
 
 
 def encoded(base: Path) -> list[Encoded]:
@@ -43,7 +43,7 @@ def make_job(base: Path, algorithm: str, **settings: float | None) -> Job:
         output=OutputConfig(dir=Path("unwritten")),
         method=LoraConfig(rank=64, alpha=64),
         optimiser=OptimiserConfig(
-            algorithm=algorithm, learning_rate=5e-3, max_steps=NUM_STEPS, batch_size=4, **settings
+            algorithm=algorithm, learning_rate=5e-3, batch_size=4, epochs=2, **settings
         ),
         device="cpu",
     )
@@ -65,6 +65,7 @@ def test_a_stopped_job_continues_to_the_last_bit(base: Path, algorithm: str) -> 
     file.seek(0)
     second = make_job(base, algorithm, weight_decay=0.1)
     second.load_state(torch.load(file, weights_only=True))
+    assert second.num_steps == NUM_STEPS
     while not second.finished:
         second.train_step()
     expected = whole.tensors()
