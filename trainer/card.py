@@ -125,6 +125,8 @@ def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
             "on the prompt above"
             if len(run["data"]["wordings"]) == 1
             else f"on {len(run['data']['wordings'])} wordings of the prompt above"
+            if len(run["data"]["tasks"]) == 1
+            else f"on {len(run['data']['tasks'])} tasks, worded as `run.json` has them,"
         ),
         fence="`" * max(3, _longest_run(template, "`") + 1),
     )

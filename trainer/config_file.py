@@ -23,6 +23,8 @@ _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING_KEY = ("missing", "missing_argument", "missing_keyword_only_argument")
 # Of `loop`: how often it is saved and what is shown.
 _ONLY_SHOWN = ("checkpoint_every", "samples")
+# Of `data`: where tokens are kept.
+_ONLY_KEPT = ("stream", "cache")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -140,6 +142,7 @@ def config_hash(config: TrainConfig) -> str:
     """sha256, in hex, of everything that decides the result: all but where it goes."""
     content = {key: value for key, value in config_to_json(config).items() if key != "output"}
     content["loop"] = {k: v for k, v in content["loop"].items() if k not in _ONLY_SHOWN}
+    content["data"] = {k: v for k, v in content["data"].items() if k not in _ONLY_KEPT}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -76,12 +76,42 @@ def encode(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> l
     """Token ids of `examples`, in order."""
     if not examples:
         return []
+    if any(example.learnt for example in examples):
+        return [_encode_turns(tokenizer, example) for example in examples]
     prompts = tokenizer([e.prompt for e in examples], add_special_tokens=True)["input_ids"]
     completions = tokenizer([e.completion for e in examples], add_special_tokens=False)["input_ids"]
     return [
         Encoded(tuple(prompt), (*completion, tokenizer.eos_token_id), example.where)
         for prompt, completion, example in zip(prompts, completions, examples, strict=True)
     ]
+
+
+def _encode_turns(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
+    """One example whose prompt holds turns that are learnt: what precedes the first is the prompt.
+
+    A turn is tokenized by itself, as the server generates it, and so is what stands between turns.
+    An end-of-sequence token right behind a turn is learnt with it.
+    """
+    first = min((begin for begin, _ in example.learnt), default=len(example.prompt))
+    pieces, place = [], first
+    for begin, end in example.learnt:
+        if example.prompt.startswith(tokenizer.eos_token, end):
+            end += len(tokenizer.eos_token)
+        pieces += [(example.prompt[place:begin], False), (example.prompt[begin:end], True)]
+        place = end
+    pieces += [(example.prompt[place:], False), (example.completion, True)]
+    completion_ids: list[int] = []
+    learnt: list[bool] = []
+    for text, is_learnt in pieces:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        completion_ids += ids
+        learnt += [is_learnt] * len(ids)
+    return Encoded(
+        tuple(tokenizer(example.prompt[:first], add_special_tokens=True)["input_ids"]),
+        (*completion_ids, tokenizer.eos_token_id),
+        example.where,
+        None if all(learnt) else (*learnt, True),
+    )
 
 
 def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> Batch:

@@ -60,7 +60,10 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
         folder.check_unused(run)
     if options.resume:
         _check_resumable(run)
-    prepared = [_named(run, config, partial(preflight.prepare, config)) for config in configs]
+    prepared = [
+        _named(run, config, partial(preflight.prepare, config, quiet=options.quiet))
+        for config in configs
+    ]
     for line in (line for inputs in prepared for line in inputs.notes):
         print(line, file=sys.stderr)
     base_hash = _base_hash(configs[0])

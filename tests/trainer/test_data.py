@@ -45,7 +45,7 @@ def test_last_assistant_turn_is_the_completion() -> None:
     messages = [{"role": role, "content": content} for role, content in turns]
     row = Row({"messages": [*messages, {"role": "assistant", "content": "See you."}]}, "f:1")
     (example,) = to_examples([row], PromptTemplate(CHAT), chat=True, completion_column="")
-    assert example.prompt.endswith("assistant: Hello.\nuser: Bye\nassistant:\n")
+    assert example.prompt.endswith("assistant:\nHello.\nuser:\nBye\nassistant:\n")
     assert example.completion == "See you."
 
 

@@ -155,7 +155,7 @@ def test_rows_that_count(write_config: WriteConfig, capsys: pytest.CaptureFixtur
     assert everything["num_train"] + everything["num_validation"] == 40
 
     path = Path(config.parent, "train.jsonl")
-    row = {"input": "noon " * 200, "completion": "late"}
+    row = {"input": "note " * 200, "completion": "late"}
     path.write_text(path.read_text() + json.dumps(row) + "\n")
     found = run_json(train(config, capsys, "--overwrite", "--set", "data.max_length=150"))["data"]
     assert found["num_overlong"] == 1

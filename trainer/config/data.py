@@ -57,7 +57,7 @@ Validation = Annotated[
     Annotated[Share, Tag("share")] | Annotated[Entries, Tag("files")],
     Discriminator(_validation_kind),
 ]
-Format = Literal["auto", "completion", "chat", "classification", "preference"]
+Format = Literal["auto", "completion", "chat", "preference"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +77,9 @@ class TaskConfig:
     template: str | None = None
     """Jinja text of its prompts."""
     template_name: str | None = None
-    """One of the wordings in `trainer.templates`."""
+    """One of the wordings in `trainer.templates`, or `summarize/*` for all of a family."""
+    templates: tuple[str, ...] | None = None
+    """Several wordings, names or Jinja texts."""
     weight: PositiveFloat = 1.0
     """Its share of the mixture is multiplied by this."""
     max_examples: Positive | None = None
@@ -144,8 +146,11 @@ class DataConfig:
     row, or only report. Null: refuse where it is the same or a test item of the eval suite, report
     else."""
     format: Format = "auto"
-    """Rows with a completion, with `messages`, with a label, or with a chosen and a rejected
-    completion. Auto: by the columns of the first row."""
+    """Rows with a completion (or a label: see `objective`), with `messages`, or with `chosen` and
+    `rejected`. Auto: by the columns of the first row."""
+    assistant_turns: Literal["last", "all"] = "last"
+    """Which of the assistant's turns a chat teaches: its last, to which all before is the prompt,
+    or all of them in one go."""
     completion_column: str = "completion"
     """Column that holds the text to learn."""
     template: str | None = None
@@ -166,3 +171,9 @@ class DataConfig:
     """Refuse to train if a larger share of the examples is too long."""
     max_validation_rows: Positive = 500
     """Use at most this many validation rows, drawn by hash: validation only watches the run."""
+    stream: bool | None = None
+    """Keep texts and token ids on disk instead of in memory: the same result. Null: where the files
+    have more than 64 MiB."""
+    cache: Path | None = None
+    """Folder for token ids on disk, which runs over the same data share; nothing is ever removed
+    there. Null: a folder in `output.dir`, removed when the run has ended."""

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
+from trainer.config.data import Format
 from trainer.data.row import Row
 from trainer.errors import DataError
 from understudy.prompt import PromptError, PromptTemplate
 
+PREFERENCE_COLUMNS = ("chosen", "rejected")
 Values = Mapping[str, str | Sequence[Mapping[str, str]]]
 
 
@@ -22,6 +25,8 @@ class Example:
     """What the template read, by column; empty for an example made by hand."""
     group: str | None = field(default=None, compare=False)
     """Text of the column `data.group_key`: what stays on one side of the split."""
+    learnt: tuple[tuple[int, int], ...] = ()
+    """Parts of the prompt that are learnt, too: see `learnt_turns`."""
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -40,9 +45,23 @@ class Example:
         return "\0".join(text.strip() for text in self.texts)
 
 
-def is_chat(rows: Sequence[Row], format_name: str) -> bool:
-    """Whether rows hold `messages`; `format_name` is the configuration's `data.format`."""
-    return format_name == "chat" or (format_name == "auto" and "messages" in rows[0].fields)
+@dataclass(frozen=True)
+class Preference:
+    """A rendered prompt and two completions, one of which is better: for objectives to come."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    where: str
+
+
+def format_of(row: Row, wanted: Format) -> Format:
+    """How rows are written, by their first; `wanted` is the configuration's `data.format`."""
+    if wanted != "auto":
+        return wanted
+    if "messages" in row.fields:
+        return "chat"
+    return "preference" if row.fields.keys() >= {*PREFERENCE_COLUMNS} else "completion"
 
 
 def default_template(rows: Sequence[Row], targets: Collection[str]) -> str:
@@ -67,8 +86,12 @@ def to_examples(
     *,
     chat: bool,
     completion_column: str,
+    all_turns: bool = False,
 ) -> list[Example]:
-    """Renders every row. Raises DataError naming file, line and column."""
+    """Renders every row, in order. Raises DataError naming file, line and column.
+
+    `all_turns`: of a chat, learn the assistant's earlier turns, too.
+    """
     examples = []
     for row in rows:
         values, completion = (
@@ -76,15 +99,82 @@ def to_examples(
         )
         if not completion.strip():
             raise DataError(f"{row.where}: the completion is empty; there is nothing to learn")
-        try:
-            prompt = template.render(values)
-            f"{prompt}{completion}".encode()
-        except PromptError as error:
-            raise DataError(f"{row.where}: {error}") from error
-        except UnicodeEncodeError as error:
-            raise DataError(f"{row.where}: a text holds half a surrogate pair") from error
-        examples.append(Example(prompt, completion, row.where, values))
+        prompt = _render(template, values, row.where)
+        _check_text(completion, row.where)
+        turns = learnt_turns(template, values, row.where) if chat and all_turns else ()
+        examples.append(Example(prompt, completion, row.where, values, learnt=turns))
     return examples
+
+
+def to_preferences(
+    rows: Sequence[Row], template: PromptTemplate, *, chat: bool
+) -> list[Preference]:
+    """Renders every row, in order. Raises DataError naming file, line and column.
+
+    `chat`: `chosen` and `rejected` are lists of messages, alike but for the last.
+    """
+    preferences = []
+    for row in rows:
+        sides = []
+        for column in PREFERENCE_COLUMNS:
+            values, text = (
+                _from_messages(row, column) if chat else _from_columns(row, template, column)
+            )
+            if not text.strip():
+                raise DataError(f"{row.where}: column {column!r} is empty; give both completions")
+            sides.append((_render(template, values, row.where), text))
+        (prompt, chosen), (other, rejected) = sides
+        if prompt != other:
+            raise DataError(
+                f"{row.where}: 'chosen' and 'rejected' must hold the same messages before the last"
+            )
+        if chosen == rejected:
+            raise DataError(f"{row.where}: 'chosen' and 'rejected' are the same; nothing to prefer")
+        _check_text(chosen + rejected, row.where)
+        preferences.append(Preference(prompt, chosen, rejected, row.where))
+    return preferences
+
+
+def learnt_turns(
+    template: PromptTemplate, values: Values, where: str
+) -> tuple[tuple[int, int], ...]:
+    """Where the assistant's turns stand in the prompt of a chat: first character, and after last.
+
+    Raises DataError if a turn does not stand there right behind the prompt that asks for it: what
+    is learnt would not be what the server asks for.
+    """
+    messages = cast(Sequence[Mapping[str, str]], values["messages"])
+    prompt = _render(template, values, where)
+    found = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or not message["content"].strip():
+            continue
+        head = _render(template, {"messages": messages[:index]}, where)
+        text = message["content"]
+        if not prompt.startswith(text, len(head)):
+            # Many templates trim.
+            text = text.strip()
+        if not prompt.startswith(head) or not prompt.startswith(text, len(head)):
+            raise DataError(
+                f"{where}: messages[{index}] does not follow, as the template words it, the prompt "
+                "that asks for it; set data.assistant_turns to last, or another data.template"
+            )
+        found.append((len(head), len(head) + len(text)))
+    return tuple(found)
+
+
+def _render(template: PromptTemplate, values: Values, where: str) -> str:
+    try:
+        return template.render(values)
+    except PromptError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: a text holds half a surrogate pair") from error
 
 
 def _from_columns(row: Row, template: PromptTemplate, completion: str) -> tuple[Values, str]:
@@ -106,17 +196,17 @@ def column_text(row: Row, name: str) -> str:
     return str(value)
 
 
-def _from_messages(row: Row) -> tuple[Values, str]:
-    messages = row.fields.get("messages")
+def _from_messages(row: Row, column: str = "messages") -> tuple[Values, str]:
+    messages = row.fields.get(column)
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{row.where}: column 'messages' must be a list of role and content")
+        raise DataError(f"{row.where}: column {column!r} must be a list of role and content")
     for index, message in enumerate(messages):
         if not (
             isinstance(message, dict)
             and isinstance(message.get("role"), str)
             and isinstance(message.get("content"), str)
         ):
-            raise DataError(f"{row.where}: messages[{index}] must have text in role and content")
+            raise DataError(f"{row.where}: {column}[{index}] must have text in role and content")
     if messages[-1]["role"] != "assistant":
         role = messages[-1]["role"]
         raise DataError(

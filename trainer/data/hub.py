@@ -37,6 +37,7 @@ class HubSource:
         self.position = 0
         self._data = self._load(config)
         self.size = len(self._data)
+        self.num_bytes = self._data.data.nbytes
         self._class_names = {
             name: feature.names
             for name, feature in self._data.features.items()

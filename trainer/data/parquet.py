@@ -24,6 +24,7 @@ class ParquetSource:
         self._path = path
         with self._opened() as file:
             self.size = file.metadata.num_rows
+        self.num_bytes = path.stat().st_size
 
     def rows(self) -> Iterator[Row]:
         """The rows of the file."""

@@ -26,6 +26,8 @@ class Source(Protocol):
     """What records call it: without folders of this machine."""
     size: int
     """How much there is to read, in bytes or rows."""
+    num_bytes: int
+    """About how much memory the content takes, compressed as it is."""
 
     @property
     def position(self) -> int:
@@ -63,7 +65,7 @@ class TextSource:
         self._reader = reader
         self._file: BinaryIO | None = None
         try:
-            self.size = path.stat().st_size
+            self.size = self.num_bytes = path.stat().st_size
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -34,7 +34,13 @@ class Supervised(Objective):
         self, rows: Sequence[Row], template: PromptTemplate, data: DataConfig, *, chat: bool
     ) -> list[Example]:
         """Prompt and completion of each row. Raises DataError."""
-        return to_examples(rows, template, chat=chat, completion_column=data.completion_column)
+        return to_examples(
+            rows,
+            template,
+            chat=chat,
+            completion_column=data.completion_column,
+            all_turns=data.assistant_turns == "all",
+        )
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]

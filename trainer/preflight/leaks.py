@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from trainer.data.disk import Picked
 from trainer.errors import DataError
 from trainer.leakage import Finder, Report, TextHasher, decide, of_examples, of_files
 from trainer.leakage.policy import Policy
 from trainer.preflight.split import Split
+from trainer.preflight.texts import TaskTexts
 
 
 def look_for_leaks(split: Split, held_out: Sequence[Path], policy: Policy) -> Report:
@@ -30,12 +32,22 @@ def look_for_leaks(split: Split, held_out: Sequence[Path], policy: Policy) -> Re
     return report
 
 
-def without(split: Split, dropped: frozenset[int]) -> Split:
-    """The split without these training examples. Raises DataError if none is left."""
-    kept = [example for i, example in enumerate(split.train) if i not in dropped]
-    if not kept:
-        raise DataError(
-            "key 'data.on_leak': every training row overlaps a held-out one, so dropping them "
-            "leaves nothing to train on"
-        )
-    return replace(split, train=kept)
+def without(texts: Sequence[TaskTexts], dropped: frozenset[int]) -> list[TaskTexts]:
+    """The tasks without these training examples, counted through all of them.
+
+    Raises DataError if none is left of a task.
+    """
+    found, begin = [], 0
+    for of in texts:
+        train = of.split.train
+        kept = [i for i in range(len(train)) if begin + i not in dropped]
+        begin += len(train)
+        if not kept:
+            raise DataError(
+                "key 'data.on_leak': every training row overlaps a held-out one, so dropping them "
+                f"leaves nothing to train on{f' of task {of.task.name!r}' if of.task.name else ''}"
+            )
+        if len(kept) < len(train):
+            of = replace(of, split=replace(of.split, train=Picked(train, kept)))
+        found.append(of)
+    return found

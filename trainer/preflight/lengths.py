@@ -1,5 +1,7 @@
 """Which examples are too long, and whether there are too many of them."""
 
+from dataclasses import dataclass
+
 from transformers import PreTrainedModel
 
 from trainer import model
@@ -9,25 +11,36 @@ from trainer.methods import METHODS
 from trainer.tokens import Encoded
 
 
-def fit(
-    encoded: list[Encoded], max_length: int | None, config: TrainConfig
-) -> tuple[list[Encoded], int]:
-    """The examples of at most `max_length` tokens, and how many are longer."""
-    for example in encoded:
+@dataclass
+class Fitting:
+    """Lets the examples of at most `max_length` tokens through, and counts the longer ones."""
+
+    max_length: int | None
+    num: int = 0
+    num_long: int = 0
+    longest: tuple[str, int] = ("", 0)
+    """Where the longest example stands, and its tokens."""
+
+    def takes(self, example: Encoded) -> bool:
+        """Whether to train on it. Raises DataError for a prompt without a token."""
         if not example.prompt_ids:
             raise DataError(f"{example.where}: the prompt has no tokens; nothing predicts from it")
-    if max_length is None:
-        return encoded, 0
-    fitting = [example for example in encoded if example.num_tokens <= max_length]
-    num_long = len(encoded) - len(fitting)
-    if num_long > config.data.max_overlong_share * len(encoded):
-        longest = max(encoded, key=lambda example: example.num_tokens)
-        raise DataError(
-            f"{num_long} of {len(encoded)} examples are longer than {max_length} tokens (longest: "
-            f"{longest.where} with {longest.num_tokens}), more than data.max_overlong_share "
-            f"{config.data.max_overlong_share}; raise data.max_length, or shorten them"
-        )
-    return fitting, num_long
+        self.num += 1
+        if example.num_tokens > self.longest[1]:
+            self.longest = (example.where, example.num_tokens)
+        is_long = self.max_length is not None and example.num_tokens > self.max_length
+        self.num_long += is_long
+        return not is_long
+
+    def check(self, most: float) -> None:
+        """Raises DataError if a larger share than `most`, `data.max_overlong_share`, is longer."""
+        if self.num_long > most * self.num:
+            where, num_tokens = self.longest
+            raise DataError(
+                f"{self.num_long} of {self.num} examples are longer than {self.max_length} tokens "
+                f"(longest: {where} with {num_tokens}), more than data.max_overlong_share {most}; "
+                "raise data.max_length, or shorten them"
+            )
 
 
 def max_length_of(config: TrainConfig, outline: PreTrainedModel) -> int | None:

@@ -1,7 +1,7 @@
 """What pre-flight hands to the run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,34 @@ from trainer.objectives import Objective
 from trainer.templates import Wordings
 from understudy.prompt import PromptTemplate
 
+BARE = "{{ prompt }}"
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """What is known of a task; a run without tasks has one, without a name."""
+
+    name: str
+    wordings: Wordings
+    num_by_wording: Mapping[str, int]
+    """Training examples that got each wording."""
+    num_train: int
+    num_validation: int
+    num_overlong: int
+    """Examples left out for their length."""
+    num_per_epoch: int
+    """Training examples that an epoch shows."""
+
+    def report(self) -> dict[str, Any]:
+        """The numbers, as JSON values."""
+        return {
+            "name": self.name,
+            "num_train": self.num_train,
+            "num_validation": self.num_validation,
+            "num_overlong": self.num_overlong,
+            "num_per_epoch": self.num_per_epoch,
+        }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -27,20 +55,17 @@ class Prepared:
     method: Any
     """The method's settings, with all that they leave to base and data."""
     objective: Objective
-    wordings: Wordings
-    num_by_wording: Mapping[str, int]
-    """Training examples that got each wording."""
+    tasks: tuple[PreparedTask, ...]
+    """In the order of the examples."""
     train: Examples
     validation: Examples
-    test_rows: list[Row]
+    test_rows: Sequence[Row]
     """Rows of the training files that were held out for the eval suite, as they were read."""
     sources: tuple[Source, ...]
     """All files and data sets read: those of training first."""
     held_out_paths: tuple[Path, ...]
     """Fingerprints of test items."""
     leakage: Report
-    num_overlong: int
-    """Examples left out for their length."""
     num_trainable: int
     """Parameters of the adapter."""
 
@@ -63,5 +88,19 @@ class Prepared:
 
     @property
     def template(self) -> PromptTemplate:
-        """The template that travels with the adapter."""
-        return self.wordings.serving
+        """The template that travels with the adapter: where tasks differ, the finished prompt."""
+        first, *others = (task.wordings.serving for task in self.tasks)
+        return first if all(other == first for other in others) else PromptTemplate(BARE)
+
+    def wordings_report(self) -> list[dict[str, Any]]:
+        """The wordings of all tasks, as JSON values; those of a mixture with their task."""
+        found = []
+        for task in self.tasks:
+            own = {"task": task.name} if task.name else {}
+            found += [{**own, **w} for w in task.wordings.report(task.num_by_wording)]
+        return found
+
+    @property
+    def num_overlong(self) -> int:
+        """Examples left out for their length."""
+        return sum(task.num_overlong for task in self.tasks)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer.data import Example
+from trainer.data import Example, learnt_turns
 from understudy.prompt import PromptTemplate
 
 
@@ -80,7 +80,9 @@ class Wordings:
             if str(example.values[chosen.asks_for]).strip():
                 return _invert(example, chosen), chosen.name
         wording = self.all[number % len(self.all)]
-        return replace(example, prompt=wording.template.render(example.values)), wording.name
+        template, values = wording.template, example.values
+        turns = learnt_turns(template, values, example.where) if example.learnt else ()
+        return replace(example, prompt=template.render(values), learnt=turns), wording.name
 
 
 def _invert(example: Example, wording: Inverted) -> Example:

@@ -1,0 +1,114 @@
+"""A list whose items lie on disk, for what does not fit into memory."""
+
+import os
+import pickle
+import tempfile
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar, overload
+
+T = TypeVar("T")
+# Bytes gathered before they are written, and read at a time when the list is gone through.
+BUFFER_BYTES = 1 << 20
+
+
+class DiskList(Sequence[T]):
+    """Items as pickles in a file without a name: only this process reads it, and it is gone with
+    it, however that ends. In memory it keeps 8 bytes for each."""
+
+    def __init__(self, folder: Path, items: Iterable[T] = ()) -> None:
+        """The file lies on the disk of `folder`, which must exist. Raises OSError."""
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=BUFFER_BYTES)  # noqa: SIM115
+        self._ends = array("Q")
+        for item in items:
+            self.append(item)
+
+    def append(self, item: T) -> None:
+        """Adds an item. Raises OSError where the disk is full."""
+        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        self._file.write(content)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(content))
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The item at `index`, read anew each time."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        begin = self._ends[index - 1] if index else 0
+        self._file.flush()
+        content = os.pread(self._file.fileno(), self._ends[index] - begin, begin)
+        item: T = pickle.loads(content)
+        return item
+
+
+class Picked(Sequence[T]):
+    """Some items of a sequence, by their indices."""
+
+    def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
+        self._items = items
+        self._indices = indices
+
+    def __len__(self) -> int:
+        """Number of picked items."""
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The item at a place among the picked ones."""
+        if isinstance(index, slice):
+            return [self._items[i] for i in self._indices[index]]
+        return self._items[self._indices[index]]
+
+
+class Chained(Sequence[T]):
+    """Sequences one after another."""
+
+    def __init__(self, parts: Iterable[Sequence[T]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(map(len, self._parts)))
+
+    def __len__(self) -> int:
+        """Items of all parts."""
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[T]:
+        """Part by part."""
+        return (item for part in self._parts for item in part)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The item at `index`, counted through all parts."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self._ends, index)
+        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
