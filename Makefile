@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-peers bench-adapters proto lock clean
+.PHONY: help demo test test-triton check bench bench-peers bench-adapters proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -15,6 +15,11 @@ demo: $(READY) ## train three adapters, serve them in one batch, score them
 
 test: $(READY) ## run the tests (no GPU, no network)
 	$(BIN)/python -m pytest tests
+
+test-triton: $(READY) ## Triton's kernels by its interpreter (installs triton: 286 MB, 1 GB unpacked)
+	$(BIN)/python -m pip install --quiet "triton>=3.4,<4"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton tests/server/kernels \
+		tests/server/engine/test_linear_kinds.py tests/bench/test_gpu.py
 
 check: $(READY) ## ruff, mypy, import rules, buf lint and breaking, stubs up to date
 	$(BIN)/ruff format --check .

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from server.adapters.artifact import ArtifactLimits
 from server.adapters.store import AdapterStore, parse_reference
@@ -70,12 +71,26 @@ class EngineAlone:
         self._metrics = StepTimes()
         self._num_requests = 0
 
-    def load(self, base: str, store: str) -> Answer:
-        """Load the base unquantized in bf16, and open the store."""
+    def load(
+        self,
+        base: str,
+        store: str,
+        quantization: Literal["nf4", "int8", "none"] = "none",
+        kernels: Literal["auto", "native", "triton", "torch"] = "auto",
+        cache_bytes: int = CACHE_BYTES,
+        max_batch_size: int | None = None,
+    ) -> Answer:
+        """Load the base in bf16, and open the store."""
+        engine = EngineConfig(cache_bytes=cache_bytes)
+        if max_batch_size is not None:
+            engine = replace(engine, max_batch_size=max_batch_size)
         wanted = ServerConfig(
-            BaseConfig(Path(base), quantization="none", dtype="bfloat16"),
-            EngineConfig(cache_bytes=CACHE_BYTES),
-        )
+            BaseConfig(
+                Path(base), quantization=quantization, dtype="bfloat16", kernels=kernels,
+                weight_form="nf4_packed" if quantization == "nf4" else "auto",
+            ),
+            engine,
+        )  # fmt: skip
         config = resolve(wanted, detect_hardware())
         # As the server does: no thread but the engine's computes with several, and lives on.
         compute_with(1)
@@ -84,9 +99,11 @@ class EngineAlone:
             loaded = pool.submit(
                 load_base,
                 Path(base),
-                quantization="none",
+                quantization=quantization,
                 dtype="bfloat16",
                 device=config.base.device,
+                weight_form=config.base.weight_form,
+                kernels=kernels,
             ).result()
         loader = Loader(config.adapters.load_share, lambda: self._engine.stats().num_running > 0)
         self._engine = Engine(loaded, config.engine, self._metrics, loader=loader.ahead)

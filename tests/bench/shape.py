@@ -61,6 +61,7 @@ class Shape:
 
 
 FULL = Shape(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, vocab=49152)
+LLAMA_8B = Shape(hidden=4096, intermediate=14336, layers=32, heads=32, kv_heads=8, vocab=128256)
 TINY = Shape(hidden=64, intermediate=128, layers=2, heads=4, kv_heads=2, vocab=1024)
 
 

@@ -1,0 +1,135 @@
+"""Triton's kernels one at a time, each against what the device gives at best.
+
+Off CUDA nothing here says anything about speed: the interpreter shows only that it runs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import torch
+from bitsandbytes.autograd._functions import matmul_4bit
+
+from server.kernels import LoraGroup, describe
+from server.kernels.triton_attention import triton_attention
+from server.kernels.triton_linear import triton_linear_nf4
+from server.kernels.triton_lora import triton_lora, triton_rows
+from tests.bench.shape import Shape
+
+Figures = Mapping[str, Any]
+
+RANK = 16
+_BLOCK = 16
+
+
+def device() -> torch.device:
+    """CUDA, or else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seconds(work: Callable[[], object], passes: int = 20) -> float:
+    """Of one call: the median of some passes, after two that warm up, each behind a write that
+    drives what it reads out of the second-level cache."""
+    flush = torch.empty(1 << 28 if torch.cuda.is_available() else 1, dtype=torch.int8)
+    flush = flush.to(device())
+    times = []
+    for _ in range(passes + 2):
+        flush.zero_()
+        _wait()
+        begin = time.perf_counter()
+        work()
+        _wait()
+        times.append(time.perf_counter() - begin)
+    return sorted(times[2:])[passes // 2]
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ceiling(num_bytes: int, passes: int) -> Figures:
+    """What the device reads, and computes in bf16, a second."""
+    values = torch.ones(num_bytes // 4, device=device())
+    size = 8192 if torch.cuda.is_available() else 256
+    a = torch.randn(size, size, device=device(), dtype=torch.bfloat16)
+    return {
+        "read_bytes_per_s": values.nbytes / seconds(values.sum, passes),
+        "flop_per_s": 2 * size**3 / seconds(lambda: a @ a, passes),
+        "launch_s": seconds(lambda: a[:1, :1].add_(0), passes),
+    }
+
+
+def linear(shape: Shape, rows: tuple[int, ...], passes: int) -> Iterator[Figures]:
+    """The product with gate and up in NF4: ours, bitsandbytes', and the bytes it has to read."""
+    out, into = 2 * shape.intermediate, shape.hidden
+    weight = torch.randn(out, into, device=device(), dtype=torch.bfloat16)
+    codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    for num in rows:
+        x = torch.randn(num, into, device=device(), dtype=torch.bfloat16)
+        own = seconds(
+            partial(triton_linear_nf4, x, codes, state.absmax, state.code, None, out), passes
+        )
+        theirs = seconds(partial(matmul_4bit, x, codes.t(), state), passes)
+        num_bytes = codes.nbytes + state.absmax.nbytes + x.nbytes + 2 * num * out
+        yield {
+            "rows": num, "own_s": own, "bitsandbytes_s": theirs,
+            "bytes_per_s": num_bytes / own, "flop_per_s": 2 * num * out * into / own,
+        }  # fmt: skip
+
+
+def lora(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
+    """Updates of q, k and v, for numbers of adapters and rows of each: the bytes of the factors
+    have to be read once."""
+    widths = [shape.linears[name][0] for name in ("q_proj", "k_proj", "v_proj")]
+    for num_adapters, rows_each in cases:
+        adapters = [_adapter(widths, shape.hidden) for _ in range(num_adapters)]
+        bounds = [rows_each * i for i in range(num_adapters + 1)]
+        rows = triton_rows(bounds, [updates for _, updates in adapters], torch.bfloat16, device())
+        x = torch.randn(bounds[-1], shape.hidden, device=device(), dtype=torch.bfloat16)
+        out = torch.zeros(bounds[-1], sum(widths), device=device(), dtype=torch.bfloat16)
+        took = seconds(partial(triton_lora, rows, 0, x, out), passes)
+        num_bytes = sum(
+            group.a.nbytes + sum(b.nbytes for _, _, b in group.parts) for group, _ in adapters
+        )
+        yield {
+            "adapters": num_adapters, "rows_each": rows_each, "own_s": took,
+            "bytes_per_s": (num_bytes + x.nbytes + 2 * out.nbytes) / took,
+        }  # fmt: skip
+
+
+def _adapter(widths: list[int], into: int) -> tuple[LoraGroup, Any]:
+    parts, start = [], 0
+    for i, width in enumerate(widths):
+        b = torch.randn(RANK, width, device=device(), dtype=torch.bfloat16)
+        parts.append((slice(start, start + width), slice(i * RANK, (i + 1) * RANK), b))
+        start += width
+    a = torch.randn(RANK * len(widths), into, device=device(), dtype=torch.bfloat16)
+    group = LoraGroup(a, tuple(parts))
+    return group, describe({0: group}, 1)
+
+
+def attention(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
+    """Decode attention of one layer, for numbers of sequences and positions of each."""
+    dim = shape.hidden // shape.heads
+    for num, length in cases:
+        blocks = -(-length // _BLOCK)
+        cache = torch.randn(
+            num * blocks + 1, _BLOCK, 2, shape.kv_heads, dim, device=device(), dtype=torch.bfloat16
+        )
+        order = torch.randperm(num * blocks, device=device(), dtype=torch.int32) + 1
+        tables = order.view(num, blocks)
+        lengths = torch.full((num,), length, device=device())
+        query = torch.randn(1, shape.heads, num, dim, device=device(), dtype=torch.bfloat16)
+        out = torch.empty(num, shape.heads, dim, device=device(), dtype=torch.bfloat16)
+        took = seconds(
+            partial(triton_attention, query, cache, tables, lengths, out, dim**-0.5, None, None),
+            passes,
+        )
+        num_bytes = cache[0].nbytes * num * blocks
+        yield {
+            "sequences": num, "positions": length, "own_s": took,
+            "bytes_per_s": num_bytes / took,
+        }  # fmt: skip
