@@ -69,6 +69,13 @@ _WORDS = {
         "use": "With the server: `python -m server --base BASE --store STORE`, then\n"
         '`understudy generate --adapter {name} "text"`.',
     },
+    "SEQ_2_SEQ_LM": {
+        "pipeline": "text2text-generation",
+        "term": "completion token",
+        "answer": "the encoder reads it, and the\ndecoder writes the completion, with an "
+        "end-of-sequence token behind it.",
+        "use": "No server serves encoder-decoders yet.",
+    },
     "SEQ_CLS": {
         "pipeline": "text-classification",
         "term": "example",

@@ -66,15 +66,18 @@ class Answerer:
     def _generate(self, model: Any, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
         longest = max(map(len, prompts))
         room = self.max_new_tokens
+        is_pair = bool(model.config.is_encoder_decoder)
         if self.context_length is not None:
-            room = min(room, self.context_length - longest)
+            room = min(room, self.context_length - (1 if is_pair else longest))
         if room < 1:
             return [[] for _ in prompts]
         input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         mask = torch.zeros_like(input_ids)
         for row, prompt in enumerate(prompts):
-            input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
+            # An encoder is padded on the right, as while training.
+            begin = 0 if is_pair else longest - len(prompt)
+            input_ids[row, begin : begin + len(prompt)] = torch.tensor(prompt)
+            mask[row, begin : begin + len(prompt)] = 1
         end = self.tokenizer.eos_token_id
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=room, eos_token_id=end, pad_token_id=end, use_cache=True
@@ -87,7 +90,8 @@ class Answerer:
                 attention_mask=mask.to(model.device),
                 generation_config=settings,
             )
-        rows = output[:, longest:].tolist()
+        # Behind the prompt, or behind the token with which every decoder begins.
+        rows = output[:, 1 if is_pair else longest :].tolist()
         return [row[: row.index(end)] if end in row else row for row in rows]
 
     def _text(self, ids: Sequence[int]) -> str:

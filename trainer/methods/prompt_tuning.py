@@ -70,6 +70,8 @@ def attach(
         peft.PromptTuningConfig(
             task_type=task_of(base),
             num_virtual_tokens=settings.num_virtual_tokens,
+            # PEFT would train as many again for a decoder, and never use them.
+            num_transformer_submodules=1,
             prompt_tuning_init=peft.PromptTuningInit.RANDOM,
         ),
     )

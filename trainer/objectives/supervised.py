@@ -1,15 +1,15 @@
 """Next-token cross-entropy on completions."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer import tokens
-from trainer.config import DataConfig, SupervisedConfig
+from trainer.config import DataConfig
 from trainer.data import Example, Row, to_examples
 from trainer.generated import SCORES
 from trainer.objectives.objective import Objective
@@ -21,8 +21,8 @@ from understudy.prompt import PromptTemplate
 class Supervised(Objective):
     """Learns the completion that follows a prompt."""
 
-    task = "CAUSAL_LM"
-    can_pack = True
+    task: ClassVar[str] = "CAUSAL_LM"
+    can_pack: ClassVar[bool] = True
     scores = tuple(SCORES)
     generates = True
 
@@ -63,11 +63,6 @@ class Supervised(Objective):
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """Of every position: [B, T, V]."""
         return cast(Tensor, model(input_ids=batch.input_ids).logits)
-
-
-def make(settings: SupervisedConfig, base: PreTrainedConfig) -> Objective:
-    """The objective for a base of this configuration."""
-    return Supervised()
 
 
 def summed_loss(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ weight, and its factors are put into the layer that trains.
 """
 
 import gc
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,7 +137,10 @@ def _gradients(
         for example in _chosen(start, settings):
             start.loss(source, example).backward()
 
-    preprocess_loraga(source, _config_for(settings, layers), train_step=run)
+    with warnings.catch_warnings():
+        # Of torch, for the first layers: nothing that enters them has a gradient.
+        warnings.simplefilter("ignore", UserWarning)
+        preprocess_loraga(source, _config_for(settings, layers), train_step=run)
 
 
 def _config_for(settings: LoraConfig, layers: Mapping[str, LoraLayer]) -> peft.LoraConfig:
