@@ -23,6 +23,7 @@ from trainer.config import TrainConfig
 from trainer.config_file import parse_config
 from trainer.data import Example
 from trainer.examples import InMemory
+from trainer.generated import Answerer
 from trainer.log import read_log
 from trainer.methods import METHODS, Start
 from trainer.model import load_base, load_outline, load_tokenizer
@@ -129,20 +130,31 @@ def test_loss_and_gradients_are_those_of_transformers(
     assert ours.item() == pytest.approx(alone, rel=1e-5)
 
 
+EXTRA: dict[str, dict[str, Any]] = {
+    "trainable_tokens": {"tokens": [0, 261]},
+    "layers": {"modules": ["layer_norm"]},
+}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"head"}))
 def test_each_method_trains_and_comes_back(
     method: str, pairs: dict[str, Path], tmp_path: Path
 ) -> None:
-    base = pairs["t5"]
+    # T5 has no biases.
+    base = pairs["bart" if method == "bitfit" else "t5"]
     kind = METHODS[method]
     config = configured(base, {"type": method, **EXTRA.get(method, {})})
+    if kind.trains_base:
+        config = dataclasses.replace(config, quantization="none")
     tokenizer = load_tokenizer(base)
     outline = load_outline(base, "SEQ_2_SEQ_LM")
-    config = dataclasses.replace(config, method=kind.complete(config.method), device="cpu")
+    config = dataclasses.replace(
+        config, method=kind.complete(config.method), device="cpu", dtype="float32"
+    )
     kind.check(config, outline)
     bound = kind.bind(config.method, outline, tokenizer)
     examples = InMemory(encoded(base))
-    bound = kind.with_examples(bound, examples)
+    bound = kind.with_examples(bound, examples, tokenizer)
     objective = EncoderDecoder()
 
     def load(quantization: str = config.quantization) -> Any:
@@ -176,9 +188,6 @@ def test_each_method_trains_and_comes_back(
     with torch.no_grad():
         found = objective.logits(kind.reread(load(), tmp_path / "adapter").eval(), batch)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
-
-
-EXTRA: dict[str, dict[str, Any]] = {}
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
@@ -277,6 +286,9 @@ def test_what_cannot_be_trained_is_refused(
     config = write_config(base=str(pairs["t5"]), objective={"type": "classification"})
     assert main(["train", str(config)]) == 2
     assert "an encoder-decoder is not classified with" in capsys.readouterr().err
+    method = {"type": "prefix_tuning", "init": "vocab"}
+    assert main(["train", str(write_config(base=str(pairs["t5"]), method=method))]) == 2
+    assert "key 'method.init': 'vocab' sets the keys" in capsys.readouterr().err
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in pairs["t5"].iterdir():
@@ -286,3 +298,24 @@ def test_what_cannot_be_trained_is_refused(
     (broken / "config.json").write_text(json.dumps(settings))
     assert main(["train", str(write_config(base=str(broken)))]) == 2
     assert "config.json has no decoder_start_token_id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [None, "lora", "prompt_tuning"])
+def test_answers_while_training_are_those_of_transformers(
+    method: str | None, pairs: dict[str, Path]
+) -> None:
+    """In one pass for prompts of several lengths, and each alone."""
+    base = pairs["t5"]
+    tokenizer, examples = load_tokenizer(base), encoded(base)
+    if method is None:
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(base)
+    else:
+        model = attached(base, method, **SETTINGS[method])
+    answerer = Answerer(tokenizer, 6, context_length=None, left_pads=method != "prompt_tuning")
+    samples = answerer.samples(model, examples)
+    for sample, example in zip(samples, examples, strict=True):
+        ids = torch.tensor([example.prompt_ids])
+        (alone,) = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False).tolist()
+        assert sample.answer == tokenizer.decode(alone, skip_special_tokens=True).strip()
+        assert sample.reference == tokenizer.decode(example.completion_ids[:-1]).strip()
+    assert any(sample.answer for sample in samples)

@@ -10,6 +10,7 @@ import peft
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer.config import TrainConfig
 from trainer.config.methods import PrefixTuningConfig
 from trainer.errors import ConfigError
 from trainer.methods.method import Method
@@ -41,11 +42,22 @@ def complete(settings: PrefixTuningConfig) -> PrefixTuningConfig:
     return settings
 
 
+def check(config: TrainConfig, outline: PreTrainedModel) -> None:
+    """Raises ConfigError for an initialisation that the base cannot compute."""
+    init = cast(PrefixTuningConfig, config.method).init
+    if task_of(outline) == "SEQ_2_SEQ_LM" and init in ("text", "vocab"):
+        raise ConfigError(
+            f"key 'method.init': {init!r} sets the keys and values of a decoder that reads the "
+            "prompt, and this one's encoder does; use 'random' or 'zero'"
+        )
+
+
 def attach(
     base: PreTrainedModel, settings: PrefixTuningConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Any:
     """Wraps `base` with a fresh prefix in float32, drawn from torch's current state."""
-    init = settings.init or ("random" if settings.projection else "vocab")
+    computed = settings.projection or task_of(base) == "SEQ_2_SEQ_LM"
+    init = settings.init or ("random" if computed else "vocab")
     model = peft.get_peft_model(base, _config(base, settings))
     count, words = settings.num_virtual_tokens, embeddings(base)
     if init == "text":
@@ -88,6 +100,7 @@ def _start_at(model: peft.PeftModel, ids: list[int]) -> None:
 
 METHOD = Method(
     complete=complete,
+    check=check,
     attach=attach,
     detach=detach,
     num_trainable=num_trainable,

@@ -46,7 +46,6 @@ class Classification(Objective):
 
     task: ClassVar[str] = "SEQ_CLS"
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
-    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     settings: ClassificationConfig
     labels: tuple[str, ...] = ()
