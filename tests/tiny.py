@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from understudy.artifact import Manifest, base_fingerprint, seal
@@ -39,6 +40,23 @@ def make_base(directory: Path, seed: int = 0) -> Path:
         eos_token_id=0,
         # Wide enough that greedy choices are far from ties and depend on the whole prompt.
         initializer_range=0.2,
+    )
+    return make_model(directory, config, seed)
+
+
+def make_qwen(directory: Path, seed: int = 0) -> Path:
+    """Write a two-layer Qwen 2: biases on q, k and v, and fused members that differ in size."""
+    config = Qwen2Config(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=0,
     )
     return make_model(directory, config, seed)
 

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen2Config
 
 from tests.server.engine.kinds import check_against_peft, load_kernels
-from tests.tiny import make_model
+from tests.tiny import make_qwen
 from tests.trainer.jobs import configure, exported, trained
 from trainer import preflight
 from trainer.methods.lora.variants import VARIANTS
@@ -41,19 +40,7 @@ SOME = ("dora", "olora", "corda", "mica", "biases")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with biases, and a head of its own."""
-    config = Qwen2Config(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    return make_model(tmp_path_factory.mktemp("trained") / "qwen", config)
+    return make_qwen(tmp_path_factory.mktemp("trained") / "qwen")
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])

@@ -25,6 +25,7 @@ def configure(
     folder: Path,
     method: dict[str, Any],
     quantization: str = "nf4",
+    dtype: str = "float32",
     **optimiser: Any,
 ) -> TrainConfig:
     """A resolved configuration over forty rows, on CPU."""
@@ -40,6 +41,7 @@ def configure(
         "optimiser": {"learning_rate": 1e-2, "batch_size": 4, "max_steps": NUM_STEPS} | optimiser,
         "output": {"dir": str(folder / "run")},
         "quantization": quantization,
+        "dtype": dtype,
         "device": "cpu",
         "num_threads": 1,
     }

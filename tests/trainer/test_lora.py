@@ -10,6 +10,7 @@ import torch
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 
+from tests.tiny import make_qwen
 from tests.trainer.jobs import configure, exported, job_of, stopped_and_continued, trained
 from trainer import preflight
 from trainer.config import TrainConfig
@@ -58,11 +59,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+BIASED: dict[str, tuple[str, dict[str, Any]]] = {
+    "all": ("nf4", {"bias": "all", "targets": ["o_proj", "up_proj"]}),
+    "lora_only": ("none", {"bias": "lora_only", "use_dora": True, "targets": ["q_proj", "o_proj"]}),
+}
+IN_BFLOAT16: dict[str, tuple[str, dict[str, Any]]] = {
+    "pissa": ("none", {"type": "pissa"}),
+    "dora": ("none", {"type": "dora"}),
+    "base": (
+        "nf4",
+        {
+            "bias": "all",
+            "modules_to_save": ["norm", "lm_head"],
+            "trainable_token_indices": list(range(2, 300, 3)),
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen(tmp_path_factory.mktemp("lora") / "qwen")
+
 
 def prepared_for(
-    base: Path, folder: Path, method: dict[str, Any], quantization: str = "nf4", **optimiser: Any
+    base: Path, folder: Path, method: dict[str, Any], quantization: str = "nf4", **others: Any
 ) -> tuple[TrainConfig, preflight.Prepared]:
-    config = configure(base, folder, {"rank": 4, **method}, quantization, **optimiser)
+    config = configure(base, folder, {"rank": 4, **method}, quantization, **others)
     return config, preflight.prepare(config)
 
 
@@ -72,12 +95,14 @@ def logits(model: Any) -> Tensor:
         return model.eval()(input_ids=ids).logits  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_trains_resumes_and_is_read_back(case: str, base: Path, tmp_path: Path) -> None:
-    quantization, method = CASES[case]
-    config, prepared = prepared_for(base, tmp_path, method, quantization)
+def check_training(
+    base: Path, folder: Path, method: dict[str, Any], quantization: str, dtype: str = "float32"
+) -> None:
+    """Trains, stops and resumes, writes and reads: the same parameters, hashes and logits."""
+    config, prepared = prepared_for(base, folder, method, quantization, dtype=dtype)
     job = job_of(config, prepared)
     assert prepared.num_trainable == sum(p.numel() for p in job.parameters.values())
+    assert {p.dtype for p in job.parameters.values()} == {torch.float32}
     before = job.tensors()
     while not job.finished:
         job.train_step()
@@ -85,18 +110,40 @@ def test_trains_resumes_and_is_read_back(case: str, base: Path, tmp_path: Path) 
     assert not unmoved
 
     of_trained = logits(job.model)
-    artifact = exported(job, prepared, tmp_path / "whole")
+    artifact = exported(job, prepared, folder / "whole")
     assert torch.equal(logits(job.model), of_trained)
     again = stopped_and_continued(config, prepared)
-    resumed = exported(again, prepared, tmp_path / "resumed")
+    resumed = exported(again, prepared, folder / "resumed")
     assert resumed.manifest.content_hash == artifact.manifest.content_hash
 
     # On the base as the server holds it: quantized, and untouched by any initialisation.
-    fresh = load_base(base, quantization=quantization, dtype=torch.float32, device="cpu")
+    kind = getattr(torch, dtype)
+    fresh = load_base(base, quantization=quantization, dtype=kind, device="cpu")
     of_base = logits(fresh)
     read = logits(peft.PeftModel.from_pretrained(fresh, artifact.directory))
     assert torch.equal(read, of_trained)
     assert (read - of_base).abs().max() > 1e-3
+    detached = METHODS[config.method.type].detach(job.model)
+    assert torch.equal(logits(detached), of_base)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trains_resumes_and_is_read_back(case: str, base: Path, tmp_path: Path) -> None:
+    quantization, method = CASES[case]
+    check_training(base, tmp_path, method, quantization)
+
+
+@pytest.mark.parametrize("case", BIASED)
+def test_a_base_with_biases(case: str, qwen: Path, tmp_path: Path) -> None:
+    quantization, method = BIASED[case]
+    check_training(qwen, tmp_path, method, quantization)
+
+
+@pytest.mark.parametrize("case", IN_BFLOAT16)
+def test_in_bfloat16(case: str, qwen: Path, tmp_path: Path) -> None:
+    """What is trained of the base itself is float32 there, too."""
+    quantization, method = IN_BFLOAT16[case]
+    check_training(qwen, tmp_path, method, quantization, "bfloat16")
 
 
 @pytest.mark.parametrize("case", ["pissa", "corda-rslora", "ends", "tokens"])

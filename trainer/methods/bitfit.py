@@ -1,18 +1,15 @@
 """BitFit: trained biases, those of a PEFT adapter with `bias: all` and nothing else."""
 
-from typing import cast
 
 import peft
-import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import TrainConfig
 from trainer.config.methods import BitFitConfig
 from trainer.errors import ConfigError
-from trainer.methods.masters import forget, train_in_float32
-from trainer.methods.method import Method
+from trainer.methods.biases import biased, copy_biases, restore_biases, train_biases_in_float32
+from trainer.methods.method import Method, unload
 from trainer.model import task_of
 
 # Within those of Ben Zaken et al. (arXiv 2106.10199, section 4), 1e-4 to 1e-3.
@@ -21,7 +18,7 @@ LEARNING_RATE = 4e-4
 
 def check(config: TrainConfig, outline: PreTrainedModel) -> None:
     """Raises ConfigError for a base without biases."""
-    if not _biased(outline):
+    if not biased(outline):
         raise ConfigError(
             f"key 'method.type': 'bitfit' trains biases, and this base "
             f"({outline.config.model_type}) has none; take ia3 or ln_tuning, which are as small"
@@ -33,9 +30,7 @@ def attach(
 ) -> peft.PeftModel:
     """Wraps `base`, its biases replaced by copies in float32: PEFT trains them where they are."""
     dtype = base.dtype
-    own = {path: module.get_parameter("bias") for path, module in _biased(base).items()}
-    for path, bias in own.items():
-        base.get_submodule(path).register_parameter("bias", nn.Parameter(bias.detach().clone()))
+    kept = copy_biases(base)
     model = peft.get_peft_model(
         base,
         # PEFT has no method of biases alone: this one adapts nothing.
@@ -47,30 +42,21 @@ def attach(
             bias="all",
         ),
     )
-    train_in_float32((base.get_submodule(path) for path in own), dtype)
-    model.__dict__["own_biases"] = own
+    train_biases_in_float32(kept, dtype)
+    model.__dict__["kept_biases"] = kept
     return model
 
 
-@torch.no_grad()
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    base = cast(PreTrainedModel, model.unload())
-    for path, bias in model.__dict__["own_biases"].items():
-        module = base.get_submodule(path)
-        forget(module)
-        module.register_parameter("bias", bias)
+    base = unload(model)
+    restore_biases(model.__dict__["kept_biases"])
     return base
 
 
 def num_trainable(outline: PreTrainedModel, settings: BitFitConfig) -> int:
     """Parameters of the biases."""
-    return sum(module.get_parameter("bias").numel() for module in _biased(outline).values())
-
-
-def _biased(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Modules with a bias, by path."""
-    return {p: m for p, m in model.named_modules() if m._parameters.get("bias") is not None}
+    return sum(module.get_parameter("bias").numel() for module in biased(outline).values())
 
 
 METHOD = Method(

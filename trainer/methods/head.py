@@ -1,13 +1,12 @@
 """Feature extraction: nothing but the head of a classifier is trained, over the base as it is."""
 
-from typing import cast
 
 import peft
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import HeadConfig, TrainConfig
 from trainer.errors import ConfigError
-from trainer.methods.method import Method
+from trainer.methods.method import Method, unload
 from trainer.model import task_of
 
 # Adam's own default (arXiv 1412.6980, section 2): a linear map over fixed features is convex.
@@ -31,7 +30,7 @@ def attach(
 
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    return cast(PreTrainedModel, model.unload())
+    return unload(model)
 
 
 def check(config: TrainConfig, outline: PreTrainedModel) -> None:

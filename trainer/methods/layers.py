@@ -1,7 +1,6 @@
 """Chosen modules, trained as a whole: `modules_to_save` of a PEFT adapter with nothing else."""
 
 import dataclasses
-from typing import cast
 
 import peft
 from peft.utils import ModulesToSaveWrapper
@@ -14,7 +13,7 @@ from trainer.config.methods import LayersConfig
 from trainer.errors import ConfigError
 from trainer.methods.choose import choose, linears, norms, num_parameters
 from trainer.methods.masters import train_in_float32
-from trainer.methods.method import Method, without_peft_warnings
+from trainer.methods.method import Method, unload, without_peft_warnings
 from trainer.model import task_of
 
 # Of full fine-tuning, which see: these are the base's own weights, too.
@@ -75,7 +74,7 @@ def attach(
 
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    return cast(PreTrainedModel, model.unload())
+    return unload(model)
 
 
 def num_trainable(outline: PreTrainedModel, settings: LayersConfig) -> int:

@@ -1,7 +1,6 @@
 """LN tuning through PEFT: trained copies of norms."""
 
 import dataclasses
-from typing import cast
 
 import peft
 from peft.tuners.ln_tuning.layer import LNTuningLayer
@@ -11,7 +10,7 @@ from trainer.config.methods import LNTuningConfig
 from trainer.errors import ConfigError
 from trainer.methods.choose import choose, ends_with, last_parts, norms, num_parameters
 from trainer.methods.masters import train_in_float32
-from trainer.methods.method import Method, without_peft_warnings
+from trainer.methods.method import Method, unload, without_peft_warnings
 from trainer.model import task_of
 
 # Of the rates that Zhao et al. (arXiv 2312.11420, appendix) search, 2e-3 downwards.
@@ -52,7 +51,7 @@ def attach(
 
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    return cast(PreTrainedModel, model.unload())
+    return unload(model)
 
 
 def num_trainable(outline: PreTrainedModel, settings: LNTuningConfig) -> int:

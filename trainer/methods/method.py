@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +45,18 @@ def save_adapter(model: Any, directory: Path) -> None:
     # Not in training mode, where an encoder of virtual tokens drops out.
     model.eval()
     model.save_pretrained(str(directory), save_embedding_layers=False)
+
+
+def unload(model: peft.PeftModel) -> PreTrainedModel:
+    """The base as it was before PEFT wrapped it.
+
+    PEFT's own `unload` would leave it with the modules that were trained as a whole.
+    """
+    wrappers = [(n, m) for n, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]
+    for name, wrapper in wrappers:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, wrapper.original_module)
+    return cast(PreTrainedModel, model.unload())
 
 
 def read_adapter(base: PreTrainedModel, directory: Path) -> Any:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config.methods import TrainableTokensConfig
 from trainer.errors import ConfigError
-from trainer.methods.method import Method
+from trainer.methods.method import Method, unload
 from trainer.methods.virtual_tokens import embeddings
 from trainer.model import task_of
 
@@ -49,7 +49,7 @@ def attach(
 
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    return cast(PreTrainedModel, model.unload())
+    return unload(model)
 
 
 def num_trainable(outline: PreTrainedModel, settings: TrainableTokensConfig) -> int:

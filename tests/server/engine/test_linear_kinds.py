@@ -5,17 +5,16 @@ from pathlib import Path
 
 import peft
 import pytest
-from transformers import GPT2Config, Qwen2Config
+from transformers import GPT2Config
 
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.kinds import check_against_peft, load_kernels
-from tests.tiny import make_adapter, make_model
+from tests.tiny import make_adapter, make_model, make_qwen
 
 # PEFT warns of what is being tested here: biases, and linears replaced as a whole.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 _TASK = {"task_type": "CAUSAL_LM"}
-# Qwen 2 has biases on q, k and v; its fused members differ in size.
 _LLAMA_LIKE: dict[str, peft.PeftConfig] = {
     "lora": peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], **_TASK),
     "dora": peft.LoraConfig(
@@ -83,22 +82,6 @@ _GPT2_DENSE: dict[str, peft.PeftConfig] = {
 }
 
 
-def _qwen(directory: Path) -> Path:
-    config = Qwen2Config(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    return make_model(directory, config)
-
-
 def _gpt2(directory: Path) -> Path:
     config = GPT2Config(
         vocab_size=320,
@@ -124,7 +107,7 @@ def _family(root: Path, base: Path, configs: dict[str, peft.PeftConfig]) -> Tiny
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     root = tmp_path_factory.mktemp("qwen")
-    return _family(root, _qwen(root / "base"), _LLAMA_LIKE | _DENSE_ONLY)
+    return _family(root, make_qwen(root / "base"), _LLAMA_LIKE | _DENSE_ONLY)
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,22 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import peft
+import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.config import LoraConfig
 from trainer.errors import ConfigError
+from trainer.methods.biases import copy_biases, restore_biases, train_biases_in_float32
 from trainer.methods.lora.modules import layers_of, linears_of
 from trainer.methods.lora.variants import SUBTRACTED, complete
+from trainer.methods.masters import train_in_float32
+from trainer.methods.method import unload, without_peft_warnings
 from trainer.model import output_head, task_of
 
 
@@ -27,16 +30,28 @@ def attach(
     room for what is trained and for what is subtracted (`trainer.methods.lora.halves`).
     """
     settings = complete(settings)
+    dtype = base.dtype
     config = _peft_config(base, settings, times=2 if settings.init in SUBTRACTED else 1)
-    with _quiet():
+    kept = [] if settings.bias == "none" else copy_biases(base)
+    with without_peft_warnings():
         model = peft.get_peft_model(base, config)
     _freeze(model, settings)
+    train_biases_in_float32(kept, dtype)
+    model.__dict__["kept_biases"] = kept
+    # A classifier's head is float32 from the start, and stays it.
+    train_in_float32((m for m in _saved(model) if m.get_parameter("weight").dtype == dtype), dtype)
+    for name, parameter in model.named_parameters():
+        if "trainable_tokens_delta" in name and parameter.requires_grad:
+            # PEFT makes them in the base's type, and casts them to it at every use.
+            parameter.data = parameter.data.to(torch.float32)
     return cast(peft.PeftModel, model)
 
 
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
-    return cast(PreTrainedModel, model.unload())
+    base = unload(model)
+    restore_biases(model.__dict__["kept_biases"])
+    return base
 
 
 def attach_outline(outline: PreTrainedModel, settings: LoraConfig) -> peft.PeftModel:
@@ -46,7 +61,7 @@ def attach_outline(outline: PreTrainedModel, settings: LoraConfig) -> peft.PeftM
     """
     settings = complete(settings)
     try:
-        with _quiet():
+        with without_peft_warnings():
             model = peft.get_peft_model(
                 copy.deepcopy(outline), _peft_config(outline, settings), low_cpu_mem_usage=True
             )
@@ -58,9 +73,11 @@ def attach_outline(outline: PreTrainedModel, settings: LoraConfig) -> peft.PeftM
 
 
 def num_trainable(outline: PreTrainedModel, settings: LoraConfig) -> int:
-    """Parameters that `attach` would add, and those of the base that it would train."""
+    """Parameters that `attach` would train, a classifier's head apart: that is the objective's."""
     model = attach_outline(outline, settings)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    head = ".score." if task_of(outline) == "SEQ_CLS" else None
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    return sum(p.numel() for n, p in trained.items() if head is None or head not in n)
 
 
 def _peft_config(model: PreTrainedModel, settings: LoraConfig, times: int = 1) -> peft.LoraConfig:
@@ -100,6 +117,15 @@ def _peft_config(model: PreTrainedModel, settings: LoraConfig, times: int = 1) -
     )
 
 
+def _saved(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules with a weight among those that are trained as a whole."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for inner in module.modules_to_save.modules():
+                if inner._parameters.get("weight") is not None:
+                    yield inner
+
+
 def _freeze(model: nn.Module, settings: LoraConfig) -> None:
     """Stops the training of the factors that the variant keeps."""
     for layer in layers_of(model).values():
@@ -107,11 +133,3 @@ def _freeze(model: nn.Module, settings: LoraConfig) -> None:
             layer.lora_A.requires_grad_(False)
         if settings.init == "mica":
             layer.lora_B.requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Of PEFT about embeddings that are tied, biases, and Conv1D's layout, which it then sets.
-        warnings.simplefilter("ignore", UserWarning)
-        yield

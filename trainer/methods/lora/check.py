@@ -123,12 +123,6 @@ def _check_beside(outline: PreTrainedModel, settings: LoraConfig, config: TrainC
             f"key 'method.trainable_token_indices': {clash[0]} trains the embeddings already; use "
             "one of them"
         )
-    for key in ("bias", "modules_to_save", "trainable_token_indices"):
-        if getattr(settings, key) not in ("none", ()) and config.dtype != "float32":
-            raise ConfigError(
-                f"key 'method.{key}': trains weights of the base in {config.dtype}, which rounds "
-                "most steps away; set dtype: float32"
-            )
 
 
 def _is_quantized(module: nn.Module, outline: PreTrainedModel) -> bool:
