@@ -50,7 +50,7 @@ def attach(
 def detach(model: peft.PeftModel) -> PreTrainedModel:
     """The base as it was before `attach`."""
     base = unload(model)
-    restore_biases(model.__dict__["kept_biases"])
+    restore_biases(model.__dict__.get("kept_biases", []))
     return base
 
 
