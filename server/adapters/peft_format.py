@@ -111,6 +111,9 @@ def check_fits(name: str, tensor: torch.Tensor, dtype: str, factor: float = 1.0)
     """Raises AdapterRefusedError if a finite `tensor`, times `factor`, overflows in the base's
     `dtype`."""
     limit = torch.finfo(getattr(torch, dtype)).max
+    if torch.finfo(tensor.dtype).max * abs(factor) <= limit:
+        # No finite number of its type is too large.
+        return
     if not max(abs(float(end)) for end in torch.aminmax(tensor)) * abs(factor) <= limit:
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} overflows in {dtype}")
 
