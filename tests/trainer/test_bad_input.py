@@ -96,6 +96,51 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["name=[1"], "is not valid YAML"),
 ]
 
+# Of `method`: what is written there, and what is said of it.
+LORA_ERRORS: list[tuple[str, str]] = [
+    ("type: alora", "PEFT's 'alora' is not offered: its update starts in the middle"),
+    ("type: KaSA", "PEFT's 'kasa' is not offered"),
+    ("type: dora, use_dora: false", "false contradicts `type: dora`, which is LoRA with `use_dora"),
+    ("type: pissa, init: olora", "key 'method.init': olora contradicts `type: pissa`"),
+    ("type: dora, init: pissa", "key 'method.init': 'pissa' does not go with DoRA"),
+    ("type: dora, lora_bias: true", "key 'method.lora_bias': does not go with DoRA"),
+    ("init: gaussian, lora_bias: true", "key 'method.lora_bias': does not go with init 'gaussian'"),
+    ("type: mica, freeze_a: true", "with both kept nothing is trained"),
+    ("targets: []", "key 'method.targets': names nothing"),
+    ("targets: [norm]", "'norm' names no linear layer of the base"),
+    ("layers: []", "key 'method.layers': give at least one layer"),
+    ("layers: [1, 1]", "key 'method.layers': give at least one layer, and each once"),
+    ("layers: [2]", "key 'method.layers': the base has no layer 2"),
+    ("layers: [-1]", "key 'method.layers[0]': input should be greater than or equal to 0"),
+    ("layers: [0], targets: '.*q_proj'", "not with the regular expression '.*q_proj'"),
+    ("layers_pattern: layers", "give it with method.layers, and only then"),
+    ("rank_pattern: {z_proj: 2}", "key 'method.rank_pattern': 'z_proj' matches no adapted layer"),
+    ("rank_pattern: {'(q|v)_proj': 2}", "does not serve the pattern '(q|v)_proj'"),
+    ("rank_pattern: {q_proj: 0}", "key 'method.rank_pattern': input should be greater than 0"),
+    ("alpha_pattern: {'[q': 2}", "key 'method.alpha_pattern': '[q' is no regular expression"),
+    ("init: orthogonal, rank: 3", "3 of model.layers.0.self_attn.q_proj is odd"),
+    ("init: pissa, rank: 33", "at most 32 directions for model.layers.0.self_attn.k_proj"),
+    ("init: lora_ga, rank: 17", "at most 16 directions"),
+    ("svd_iterations: -1", "key 'method.svd_iterations'"),
+    ("learning_rate_ratio: 0.5", "key 'method.learning_rate_ratio': input should be greater than"),
+    ("init_examples: 0", "key 'method.init_examples': input should be greater than 0"),
+    ("bias: all", "key 'method.bias': 'all' trains nothing: the base has none such"),
+    ("modules_to_save: [norms]", "'norms' names no module of the base; there are"),
+    ("modules_to_save: [q_proj], targets: [v_proj]", "q_proj is quantized, and whole numbers"),
+    ("modules_to_save: [lm_head], targets: [lm_head]", "lm_head is in method.targets too"),
+    ("modules_to_save: [act_fn]", "act_fn has nothing to train"),
+    ("trainable_token_indices: [320]", "320 is outside the base's vocabulary of 320"),
+    ("trainable_token_indices: [3, 3]", "give each token once"),
+    (
+        "trainable_token_indices: [3], modules_to_save: [embed_tokens]",
+        "embed_tokens trains the embeddings already",
+    ),
+    ("type: pissa, targets: [embed_tokens]", "is an embedding: init 'pissa' is for linear layers"),
+    ("type: lora_fa, targets: [embed_tokens]", "with freeze_a nothing is trained"),
+    ("type: lora_plus, targets: [embed_tokens]", "LoRA+ has no learning rate for them"),
+    ("lora_bias: true, targets: [embed_tokens]", "lora_bias is for linear layers"),
+]
+
 ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
     ("not JSON", ['{"input": "a", "completion": "b"}', '{"input": '], ":2: not valid JSON"),
     ("not an object", ["[1, 2]"], ":1: must be an object"),
@@ -153,6 +198,19 @@ def test_config(
 ) -> None:
     arguments = [part for override in overrides for part in ("--set", override)]
     assert expected in refused(write_config(), *arguments)
+
+
+@pytest.mark.parametrize(("method", "expected"), LORA_ERRORS)
+def test_lora(
+    method: str, expected: str, write_config: WriteConfig, refused: Callable[..., str]
+) -> None:
+    rank = "" if "rank:" in method else "rank: 4, "
+    assert expected in refused(write_config(), "--set", f"method={{{rank}{method}}}")
+
+
+def test_loftq_needs_quantization(write_config: WriteConfig, refused: Callable[..., str]) -> None:
+    line = refused(write_config(quantization="none", method={"type": "loftq", "rank": 4}))
+    assert "key 'method.init': 'loftq' makes up for quantization" in line
 
 
 @pytest.mark.parametrize(("rows", "expected"), [e[1:] for e in ROWS_ERRORS])

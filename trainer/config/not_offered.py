@@ -1,4 +1,5 @@
-"""PEFT's methods that are not offered, each with the reason and what to take in its place."""
+"""PEFT's methods and variants of LoRA that are not offered, each with the reason and what to take
+in its place."""
 
 _LOW_RANK = (
     "it stores a low-rank update in fewer numbers, and would be served as the LoRA that it "
@@ -33,6 +34,16 @@ NOT_OFFERED = {
         "it trains prompts of several tasks together, a request is of one; take prompt_tuning"
     ),
     "shadow": "it runs a second network beside the model, which the server does not; take lora",
+    "alora": "its update starts inside a prompt, those served hold for all of it; take lora",
+    "arrow": _ROUTED,
+    "bdlora": "it is LoRA cut up for servers of several devices, ours has one; take lora",
+    "kasa": "it cuts small directions out of the base, which every other adapter needs; take pissa",
+    "monteclora": "its update is drawn anew at every pass, and an answer must repeat; take lora",
+    "qalora": "PEFT has it for GPTQ bases alone; take lora, on nf4 or int8",
+    "velora": (
+        "it approximates gradients to save memory; take lora with gradient_checkpointing, which "
+        "saves it exactly"
+    ),
     "osf": "it trains most of the base's weights; take full, or layers",
 }  # fmt: skip
 """By PEFT's name in lower case."""

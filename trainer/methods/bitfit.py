@@ -1,6 +1,5 @@
 """BitFit: trained biases, those of a PEFT adapter with `bias: all` and nothing else."""
 
-
 import peft
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel, PreTrainedTokenizerBase

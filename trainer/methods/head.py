@@ -1,6 +1,5 @@
 """Feature extraction: nothing but the head of a classifier is trained, over the base as it is."""
 
-
 import peft
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

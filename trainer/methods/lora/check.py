@@ -1,7 +1,7 @@
 """What of a LoRA configuration does not go with a base, said before its weights load."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -17,20 +17,20 @@ from trainer.model import output_head
 # As the server reads them: patterns that take long are not served.
 _SERVED_PATTERN = re.compile(r"[\w.\-^$|\\\[\]*+]{1,200}")
 _MAX_REPETITIONS = 2
+# PEFT takes the first number in a path as the layer's.
+_NUMBER = re.compile(r"\.(\d+)\.")
 
 
 def check(config: TrainConfig, outline: PreTrainedModel) -> None:
     """Raises ConfigError naming key, value and remedy. `config` is resolved."""
     assert isinstance(config.method, LoraConfig)
     settings = complete(config.method)
-    _check_targets(outline, settings)
+    names = _adapted(outline, settings)
     _check_beside(outline, settings, config)
-    layers = layers_of(attach_outline(outline, settings))
-    embeddings = embeddings_of(outline).keys() & layers.keys()
-    if embeddings:
+    if embeddings := embeddings_of(outline).keys() & set(names):
         _check_embeddings(settings, min(embeddings))
-    _check_layers(settings, layers)
-    _check_patterns(settings, layers)
+    _check_patterns(settings, names)
+    layers = layers_of(attach_outline(outline, settings))
     _check_ranks(settings, layers)
     if settings.bias != "none":
         biased = [name for name, parameter in outline.named_parameters() if _is_bias(name)]
@@ -52,20 +52,32 @@ def _is_bias(name: str) -> bool:
     return "bias" in name
 
 
-def _check_targets(outline: PreTrainedModel, settings: LoraConfig) -> None:
-    """Each target must name a layer that can be adapted."""
-    if settings.targets == "all-linear":
-        return
-    is_pattern = isinstance(settings.targets, str)
+def _adapted(outline: PreTrainedModel, settings: LoraConfig) -> list[str]:
+    """The modules that are adapted. Raises ConfigError for a target or layer that is none."""
     linears = linears_of(outline)
     names = [*linears, *embeddings_of(outline)]
-    wanted = (settings.targets,) if isinstance(settings.targets, str) else settings.targets
-    for target in wanted:
-        if not any(_matches(target, name, is_pattern) for name in names):
+    if settings.targets == "all-linear":
+        head = output_head(outline)
+        adapted = [name for name, module in linears.items() if module is not head]
+    else:
+        is_pattern = isinstance(settings.targets, str)
+        wanted = (settings.targets,) if isinstance(settings.targets, str) else settings.targets
+        for target in wanted:
+            if not any(_matches(target, name, is_pattern) for name in names):
+                raise ConfigError(
+                    f"key 'method.targets': {target!r} names no linear layer of the base, and no "
+                    f"embedding; there are {_endings(names)}"
+                )
+        adapted = [n for n in names if any(_matches(target, n, is_pattern) for target in wanted)]
+    if settings.layers is None:
+        return adapted
+    numbers = {name: int(found[0]) for name in adapted if (found := _NUMBER.findall(name))}
+    for index in settings.layers:
+        if index not in numbers.values():
             raise ConfigError(
-                f"key 'method.targets': {target!r} names no linear layer of the base, and no "
-                f"embedding; there are {_endings(names)}"
+                f"key 'method.layers': the base has no layer {index} with what method.targets names"
             )
+    return [name for name, number in numbers.items() if number in settings.layers]
 
 
 def _matches(target: str, name: str, is_pattern: bool) -> bool:
@@ -146,17 +158,7 @@ def _check_embeddings(settings: LoraConfig, name: str) -> None:
         raise ConfigError(f"key 'method.targets': {name} is an embedding: {reason}; leave it out")
 
 
-def _check_layers(settings: LoraConfig, layers: Mapping[str, LoraLayer]) -> None:
-    found = {int(n) for name in layers for n in re.findall(r"\.(\d+)\.", name)[:1]}
-    for index in settings.layers or ():
-        if index not in found:
-            raise ConfigError(
-                f"key 'method.layers': the base has no layer {index} with what method.targets names"
-            )
-
-
-def _check_patterns(settings: LoraConfig, layers: Iterable[str]) -> None:
-    names = list(layers)
+def _check_patterns(settings: LoraConfig, names: Sequence[str]) -> None:
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(settings, key):
             repetitions = sum(pattern.count(sign) for sign in "*+")
