@@ -22,7 +22,7 @@ from trainer.errors import ConfigError
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 _MISSING_KEY = ("missing", "missing_argument", "missing_keyword_only_argument")
 # Of `loop`: how often it is saved and what is shown.
-_ONLY_SHOWN = ("checkpoint_every", "samples")
+_ONLY_SHOWN = ("checkpoint_every", "samples", "tensorboard")
 # Of `data`: where tokens are kept.
 _ONLY_KEPT = ("stream", "cache")
 

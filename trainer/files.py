@@ -3,6 +3,8 @@
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 PLOT = "loss.png"
+PAGE = "run.html"
+TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.pt"
 ADAPTER = "adapter"
 BASE = "base"

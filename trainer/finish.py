@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from trainer import checkpoint, facts, files, preflight
+from trainer.build import make_answerer
 from trainer.card import render_card
 from trainer.config import DatasetConfig, TaskConfig, TrainConfig
 from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json
 from trainer.data.hub import without_folders
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
+from trainer.generated import Sample, spread
 from trainer.job import Job
 from trainer.log import plot_losses, read_log
 from trainer.methods import METHODS
+from trainer.page import write_page
 from understudy import store
 
 
@@ -33,6 +36,10 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     plot_losses(records, config.name, output / files.PLOT)
 
     method = METHODS[config.method.type]
+    samples: list[Sample] = []
+    if prepared.objective.generates and len(prepared.validation) and config.loop.samples:
+        shown = spread(prepared.validation, config.loop.samples)
+        samples = make_answerer(config, prepared).samples(job.model, shown)
     folder = output / (files.BASE if method.trains_base else files.ADAPTER)
     exported = write_artifact(job.model, config, prepared, identity.base, folder)
     difference = check_artifact(job.model, method, exported, prepared.objective, probes(prepared))
@@ -77,6 +84,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     write_json(exported.directory / RUN_FILE, run)
     card = render_card(exported.manifest, run, prepared.objective.task)
     (exported.directory / CARD_FILE).write_text(card, encoding="utf-8")
+    write_page(output / files.PAGE, run, records, samples)
     version = None
     if config.output.store is not None and config.output.publish and not method.trains_base:
         version = store.publish(exported.directory, config.output.store, config.name)

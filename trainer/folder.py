@@ -87,9 +87,9 @@ def begin(run: Run, *, keep: bool) -> None:
         (directory / files.SUMMARY).unlink(missing_ok=True)
         (directory / files.CHECKPOINT).with_suffix(".tmp").unlink(missing_ok=True)
         if not keep:
-            for name in (files.CHECKPOINT, files.METRICS, files.PLOT, files.CONFIG):
+            for name in (files.CHECKPOINT, files.METRICS, files.PLOT, files.PAGE, files.CONFIG):
                 (directory / name).unlink(missing_ok=True)
-            for name in (files.ADAPTER, files.BASE):
+            for name in (files.ADAPTER, files.BASE, files.TENSORBOARD):
                 shutil.rmtree(directory / name, ignore_errors=True)
     content = {
         "format": FORMAT,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,11 +30,16 @@ class MetricsLog:
             self._file.close()
             raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
         self._file.truncate(num_bytes)
+        self.also: Callable[[str, int, dict[str, float]], None] | None = None
+        """Called with event, step and values of each line."""
 
-    def write(self, event: str, **values: float) -> None:
-        """Appends `{"event": event, ...}`."""
-        self._file.write(json.dumps({"event": event, **values}).encode() + b"\n")
+    def write(self, event: str, *, step: int, **values: float) -> None:
+        """Appends `{"event": event, "step": step, ...}`."""
+        line = json.dumps({"event": event, "step": step, **values})
+        self._file.write(line.encode() + b"\n")
         self._file.flush()
+        if self.also is not None:
+            self.also(event, step, values)
 
     def sync(self) -> int:
         """Makes the log survive a crash of the machine; returns its length in bytes."""

@@ -20,6 +20,7 @@ from trainer.log import MetricsLog
 from trainer.preflight import Prepared
 from trainer.progress import ProgressView
 from trainer.shared import SharedBase, num_bytes_in
+from trainer.tensorboard import EventFiles
 
 
 class Member:
@@ -59,8 +60,14 @@ class Member:
         self._job = make_job(self.config, self.prepared, base, alone=alone)
         if saved is not None:
             self._job.load_state(saved.state)
-        path = self.config.output.dir / files.METRICS
-        self._log = stack.enter_context(MetricsLog(path, saved.num_log_bytes if saved else 0))
+        output = self.config.output.dir
+        num_bytes = saved.num_log_bytes if saved else 0
+        self._log = stack.enter_context(MetricsLog(output / files.METRICS, num_bytes))
+        if self.config.loop.tensorboard:
+            # A validation before the first step is written at step 0.
+            last = self._job.step if saved is not None else -1
+            events = EventFiles(output / files.TENSORBOARD, last)
+            self._log.also = stack.enter_context(events).write
 
     def show(self, view: ProgressView) -> None:
         """Takes its place in the progress."""

@@ -70,5 +70,7 @@ class LoopConfig:
     """Stop after so many validations in a row without a better `metric`. Null: never."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """What `metric` must gain for `patience` to count anew; small gains add up."""
+    tensorboard: bool = False
+    """Also write the log as TensorBoard reads it. Needs the extra `tensorboard`."""
     samples: Annotated[int, Field(ge=0)] = 4
     """Validation rows whose prompts and answers the run's page shows."""

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel
 
+from trainer import tensorboard
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
 from trainer.methods import METHODS
@@ -15,6 +16,8 @@ KEPT_IN_CACHE = ("prefix_tuning",)
 def check_loop(config: TrainConfig, outline: PreTrainedModel, objective: Objective) -> None:
     """Raises ConfigError naming key, value and remedy; `config` is resolved."""
     _check_metric(config, objective)
+    if config.loop.tensorboard:
+        tensorboard.check_available()
     if config.optimiser.packing:
         if not objective.can_pack:
             raise ConfigError(
