@@ -98,7 +98,7 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
 
 # Of `method`: what is written there, and what is said of it.
 LORA_ERRORS: list[tuple[str, str]] = [
-    ("type: alora", "PEFT's 'alora' is not offered: its update starts in the middle"),
+    ("type: alora", "PEFT's 'alora' is not offered: its update starts inside"),
     ("type: KaSA", "PEFT's 'kasa' is not offered"),
     ("type: dora, use_dora: false", "false contradicts `type: dora`, which is LoRA with `use_dora"),
     ("type: pissa, init: olora", "key 'method.init': olora contradicts `type: pissa`"),
@@ -109,9 +109,9 @@ LORA_ERRORS: list[tuple[str, str]] = [
     ("targets: []", "key 'method.targets': names nothing"),
     ("targets: [norm]", "'norm' names no linear layer of the base"),
     ("layers: []", "key 'method.layers': give at least one layer"),
-    ("layers: [1, 1]", "key 'method.layers': give at least one layer, and each once"),
+    ("layers: [1, -1]", "key 'method.layers': names a layer twice"),
     ("layers: [2]", "key 'method.layers': the base has no layer 2"),
-    ("layers: [-1]", "key 'method.layers[0]': input should be greater than or equal to 0"),
+    ("layers: [-3]", "key 'method.layers': the base has no layer -3"),
     ("layers: [0], targets: '.*q_proj'", "not with the regular expression '.*q_proj'"),
     ("layers_pattern: layers", "give it with method.layers, and only then"),
     ("rank_pattern: {z_proj: 2}", "key 'method.rank_pattern': 'z_proj' matches no adapted layer"),

@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pissa-fa-plus": ("nf4", {"type": "pissa", "freeze_a": True, "learning_rate_ratio": 4}),
     "gaussian": ("nf4", {"init": "gaussian", "targets": r".*\.(q|v)_proj"}),
     "orthogonal": ("nf4", {"init": "orthogonal", "use_dora": True}),
-    "layers": ("nf4", {"layers": [1], "layers_pattern": "layers", "lora_bias": True}),
+    "layers": ("nf4", {"layers": [-1], "layers_pattern": "layers", "lora_bias": True}),
     "ends": (
         "nf4",
         {

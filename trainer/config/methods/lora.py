@@ -40,8 +40,9 @@ class LoraConfig:
     """Layers to adapt: `all-linear` (QLoRA, figure 2: needed to match full fine-tuning), a regular
     expression over whole module names, or a list of name endings such as `q_proj`. Embeddings and
     output head are adapted where they are named."""
-    layers: tuple[Index, ...] | None = None
-    """Adapt only these of the model's layers, counted from 0. Not with a regular expression."""
+    layers: tuple[int, ...] | None = None
+    """Adapt only these of the model's layers: numbers from 0, or from the end, -1 the last. Not
+    with a regular expression."""
     layers_pattern: str | None = None
     """For `layers`: name of the list of layers, if it is none of the usual."""
     rank_pattern: dict[str, Positive] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trainer.config import LoraConfig
 from trainer.errors import ConfigError
 from trainer.methods.biases import copy_biases, restore_biases, train_biases_in_float32
-from trainer.methods.lora.modules import layers_of, linears_of
+from trainer.methods.lora.modules import layer_numbers, layers_of, linears_of
 from trainer.methods.lora.variants import SUBTRACTED, complete
 from trainer.methods.masters import train_in_float32
 from trainer.methods.method import unload, without_peft_warnings
@@ -93,6 +93,7 @@ def _peft_config(model: PreTrainedModel, settings: LoraConfig, times: int = 1) -
             targets = sorted({name.rsplit(".", 1)[-1] for name in names})
     else:
         targets = list(settings.targets)
+    layers = None if settings.layers is None else layer_numbers(model, settings.layers)
     alpha_factor = math.sqrt(times) if settings.use_rslora else times
     return peft.LoraConfig(
         task_type=task_of(model),
@@ -101,7 +102,7 @@ def _peft_config(model: PreTrainedModel, settings: LoraConfig, times: int = 1) -
         lora_alpha=alpha_factor * settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=targets,
-        layers_to_transform=None if settings.layers is None else list(settings.layers),
+        layers_to_transform=layers,
         layers_pattern=settings.layers_pattern,
         rank_pattern={k: times * rank for k, rank in settings.rank_pattern.items()},
         alpha_pattern={k: alpha_factor * alpha for k, alpha in settings.alpha_pattern.items()},

@@ -10,7 +10,14 @@ from transformers import PreTrainedModel
 from trainer.config import LoraConfig, TrainConfig
 from trainer.errors import ConfigError
 from trainer.methods.lora.attach import attach_outline
-from trainer.methods.lora.modules import ADAPTER, embeddings_of, layers_of, linears_of, size_of
+from trainer.methods.lora.modules import (
+    ADAPTER,
+    embeddings_of,
+    layer_numbers,
+    layers_of,
+    linears_of,
+    size_of,
+)
 from trainer.methods.lora.variants import DECOMPOSED, complete
 from trainer.model import output_head
 
@@ -72,12 +79,15 @@ def _adapted(outline: PreTrainedModel, settings: LoraConfig) -> list[str]:
     if settings.layers is None:
         return adapted
     numbers = {name: int(found[0]) for name in adapted if (found := _NUMBER.findall(name))}
-    for index in settings.layers:
+    chosen = layer_numbers(outline, settings.layers)
+    for given, index in zip(settings.layers, chosen, strict=True):
         if index not in numbers.values():
             raise ConfigError(
-                f"key 'method.layers': the base has no layer {index} with what method.targets names"
+                f"key 'method.layers': the base has no layer {given} with what method.targets names"
             )
-    return [name for name, number in numbers.items() if number in settings.layers]
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError("key 'method.layers': names a layer twice")
+    return [name for name, number in numbers.items() if number in chosen]
 
 
 def _matches(target: str, name: str, is_pattern: bool) -> bool:

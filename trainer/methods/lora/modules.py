@@ -4,6 +4,7 @@ from typing import cast
 
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 ADAPTER = "default"
@@ -35,6 +36,12 @@ def size_of(layer: LoraLayer) -> tuple[int, int]:
     assert layer.out_features is not None
     assert layer.in_features is not None
     return layer.out_features, layer.in_features
+
+
+def layer_numbers(model: PreTrainedModel, layers: tuple[int, ...]) -> list[int]:
+    """Numbers of layers from 0, of numbers that may count from the end."""
+    depth = model.config.get_text_config().num_hidden_layers
+    return [number if number >= 0 else depth + number for number in layers]
 
 
 def linears_of(model: nn.Module) -> dict[str, nn.Module]:
