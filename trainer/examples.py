@@ -19,6 +19,8 @@ class TaskRange:
     name: str
     begin: int
     end: int
+    num_per_epoch: int
+    """How many of them, repeated ones counted again, an epoch shows."""
 
 
 class Examples(Protocol):
@@ -81,7 +83,7 @@ class InMemory:
     @property
     def tasks(self) -> tuple[TaskRange, ...]:
         """One task."""
-        return (TaskRange(self._task, 0, len(self)),)
+        return (TaskRange(self._task, 0, len(self), len(self)),)
 
     @property
     def num_per_epoch(self) -> int:

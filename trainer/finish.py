@@ -18,6 +18,7 @@ from trainer.job import Job
 from trainer.log import plot_losses, read_log
 from trainer.methods import METHODS
 from trainer.page import write_page
+from trainer.preflight.storage import discard
 from understudy import store
 
 
@@ -85,6 +86,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     card = render_card(exported.manifest, run, prepared.objective.task)
     (exported.directory / CARD_FILE).write_text(card, encoding="utf-8")
     write_page(output / files.PAGE, run, records, samples)
+    discard(config)
     version = None
     if config.output.store is not None and config.output.publish and not method.trains_base:
         version = store.publish(exported.directory, config.output.store, config.name)

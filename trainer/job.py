@@ -117,6 +117,11 @@ class Job:
         return num_without_gain(scores, settings.min_delta) >= settings.patience
 
     @property
+    def mixture(self) -> dict[str, int]:
+        """How many examples of each task an epoch shows; empty for a run without tasks."""
+        return {task.name: task.num_per_epoch for task in self._train.tasks if task.name}
+
+    @property
     def has_validation(self) -> bool:
         """Whether there is anything to validate on."""
         return len(self._validation) > 0
@@ -166,16 +171,23 @@ class Job:
         begin = time.monotonic()
         total, num_terms = 0.0, 0.0
         observed: list[Any] = []
+        by_task: dict[str, float] = {}
         self.model.eval()
         lengths = self._validation.lengths
-        for indices in cut(np.arange(len(lengths)), lengths, self.config.optimiser):
-            batch = self._batch(self._validation, indices)
-            summed_loss, seen = self._objective.measure(self.model, batch)
-            total += summed_loss.item()
-            num_terms += batch.num_terms
-            observed += seen
+        for task in self._validation.tasks:
+            task_total, task_terms = 0.0, 0.0
+            for indices in cut(np.arange(task.begin, task.end), lengths, self.config.optimiser):
+                batch = self._batch(self._validation, indices)
+                summed_loss, seen = self._objective.measure(self.model, batch)
+                task_total += summed_loss.item()
+                task_terms += batch.num_terms
+                observed += seen
+            if task.name and task_terms:
+                by_task[f"loss/{task.name}"] = task_total / task_terms
+            total += task_total
+            num_terms += task_terms
         loss = total / num_terms
-        metrics = self._objective.metrics(observed)
+        metrics = self._objective.metrics(observed) | by_task
         if self._judge is not None:
             with seeded(self.config.seed, "judge", self.step):
                 metrics |= self._judge(self.model)

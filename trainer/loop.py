@@ -60,6 +60,9 @@ def turns(job: Job, log: MetricsLog, view: JobView) -> Iterator[bool]:
     for note in job.notes:
         view.note(note)
     if job.step == 0 and not job.validation_losses:
+        if job.mixture:
+            shown = {f"per_epoch/{name}": count for name, count in job.mixture.items()}
+            log.write("mixture", step=0, **shown)
         validate()
         yield True
     while not job.finished:

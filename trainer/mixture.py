@@ -57,8 +57,10 @@ class Mixture:
         self.counts = tuple(counts or sizes)
         self._begins = [0, *np.cumsum(sizes).tolist()][:-1]
         self.tasks = tuple(
-            TaskRange(name, begin, begin + size)
-            for (name, _), begin, size in zip(parts, self._begins, sizes, strict=True)
+            TaskRange(name, begin, begin + size, count)
+            for (name, _), begin, size, count in zip(
+                parts, self._begins, sizes, self.counts, strict=True
+            )
         )
         self.lengths: Indices = np.concatenate([examples.lengths for examples in self._parts])
 

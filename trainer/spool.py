@@ -155,7 +155,7 @@ class Spool:
     @property
     def tasks(self) -> tuple[TaskRange, ...]:
         """One task."""
-        return (TaskRange(self._task, 0, len(self)),)
+        return (TaskRange(self._task, 0, len(self), len(self)),)
 
     @property
     def num_per_epoch(self) -> int:

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+import trainer.model
 from tests.tiny import WORDS, make_base
+from trainer.__main__ import main
 
 WriteRows = Callable[[str, Iterable[Any]], Path]
 WriteConfig = Callable[..., Path]
@@ -72,3 +74,28 @@ def write_config(tmp_path: Path, base: Path, write_rows: WriteRows) -> WriteConf
         return path
 
     return write
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a base's weights is a failure."""
+
+    def load_base(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(trainer.model, "load_base", load_base)
+
+
+@pytest.fixture
+def refused(no_weights: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `train` and returns its one line of complaint, before the weights load."""
+
+    def run(config: Path, *arguments: str) -> str:
+        assert main(["train", str(config), *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert len(lines) == 1, captured.err
+        return lines[0]
+
+    return run

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 import trainer.model
 from server.models import checks
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
-from trainer.__main__ import main
 
 CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["optimiser.lerning_rate=1"], "'optimiser.lerning_rate' is not known; did you mean 'learning"),
@@ -164,29 +163,6 @@ CHAT_ERRORS: list[tuple[str, Any, str]] = [
     ("user last", [{"role": "user", "content": "a"}], "the last message must be the assistant's"),
     ("empty answer", [{"role": "assistant", "content": ""}], "the completion is empty"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_base(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("the weights were loaded")
-
-    monkeypatch.setattr(trainer.model, "load_base", load_base)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs `train` and returns its one line of complaint."""
-
-    def run(config: Path, *arguments: str) -> str:
-        assert main(["train", str(config), *arguments]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        lines = captured.err.splitlines()
-        assert len(lines) == 1, captured.err
-        return lines[0]
-
-    return run
 
 
 @pytest.mark.parametrize(("overrides", "expected"), CONFIG_ERRORS)

@@ -9,6 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from trainer.data import Example
+from trainer.data.disk import Chained
+from trainer.leakage.distinct import Distinct
 from trainer.leakage.hashing import Hashes, TextHasher, Windows
 from trainer.leakage.sources import Held
 from understudy.fingerprint import SKETCH, text_hash, words
@@ -54,37 +56,38 @@ class Finder:
         """`hasher` may be the one that hashed the held-out examples: it remembers words."""
         self._sources = [_Source(one) for one in held if one.names]
         self._hasher = hasher
-        self._where: list[str] = []
+        self._added: list[Sequence[Example]] = []
         # Equal rows are looked up once, and count once where rows are counted.
-        self._first: dict[bytes, int] = {}
+        self._distinct = Distinct()
         self._equal: dict[int, list[int]] = defaultdict(list)
 
     def add(self, examples: Sequence[Example]) -> None:
-        """Looks up some more training rows."""
-        for begin in range(0, len(examples), CHUNK_ROWS):
-            self._add(examples[begin : begin + CHUNK_ROWS])
+        """Looks up some more training rows, which `leaks` may read once more."""
+        begin = sum(map(len, self._added))
+        self._added.append(examples)
+        for first in range(0, len(examples), CHUNK_ROWS):
+            self._add(begin + first, examples[first : first + CHUNK_ROWS])
 
     def leaks(self) -> list[Leak]:
         """For each row and source the strongest overlap, in the order of the rows."""
+        added = Chained(self._added)
         found = [
-            replace(leak, row=row, where=self._where[row])
+            replace(leak, row=row, where=added[row].where)
             for source in self._sources
-            for leak in source.leaks(self._where)
-            for row in (leak.row, *self._equal[leak.row])
+            for leak in source.leaks()
+            for row in (leak.row, *self._equal.get(leak.row, ()))
         ]
         return sorted(found, key=lambda leak: leak.row)
 
-    def _add(self, examples: Sequence[Example]) -> None:
+    def _add(self, begin: int, examples: Sequence[Example]) -> None:
         rows, kept = [], []
-        for row, example in enumerate(examples, len(self._where)):
-            text = f"{example.content}\0{example.completion}"
-            key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            if (first := self._first.setdefault(key, row)) != row:
+        keys = np.array([_key(example) for example in examples], np.uint64)
+        for row, first in enumerate(self._distinct.add(keys).tolist(), begin):
+            if first != row:
                 self._equal[first].append(row)
                 continue
             rows.append(row)
-            kept.append(example)
-        self._where += [example.where for example in examples]
+            kept.append(examples[row - begin])
         asked = self._hasher.words([example.texts for example in kept])
         ngrams, sketches = asked.ngrams(), asked.sketches()
         for source in self._sources:
@@ -164,8 +167,8 @@ class _Source:
                 if likeness_of >= NEAR:
                     self._near[numbers[row]] = (place, likeness_of)
 
-    def leaks(self, where: Sequence[str]) -> Iterable[Leak]:
-        """The strongest overlap of each row."""
+    def leaks(self) -> Iterable[Leak]:
+        """The strongest overlap of each row; `where` is left empty."""
         shares = self._shares()
         for row in sorted({*self._exact, *self._near, *shares}):
             if row in self._exact:
@@ -175,7 +178,7 @@ class _Source:
             else:
                 place, share = shares[row]
                 kind = "ngram" if share >= NGRAM_SHARE else "partial"
-            yield Leak(row, kind, self.held.source, where[row], self.held.names[place], share)
+            yield Leak(row, kind, self.held.source, "", self.held.names[place], share)
 
     def _shares(self) -> dict[int, tuple[int, float]]:
         """For each row the document of which it has the largest share of n-grams."""
@@ -196,6 +199,11 @@ class _Source:
             if share > best.get(row, (0, 0.0))[1]:
                 best[row] = (document, share)
         return best
+
+
+def _key(example: Example) -> int:
+    text = f"{example.content}\0{example.completion}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _in(values: Hashes, known: Hashes) -> np.typing.NDArray[np.bool_]:
