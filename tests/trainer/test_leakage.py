@@ -16,6 +16,7 @@ from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from trainer.__main__ import main
 from trainer.data import Example
 from trainer.leakage import Finder, Leak, TextHasher, decide, of_examples, of_files
+from trainer.leakage.distinct import Distinct
 from trainer.leakage.find import MAX_ROWS_OF_NGRAM
 from understudy import fingerprint
 from understudy.fingerprint import FingerprintIndex, ngram_hashes, sketch, words
@@ -232,3 +233,14 @@ def leaks_in_all(train: list[Example], held: list[Example]) -> list[Leak]:
     finder = Finder([of_examples("validation", held, hasher)], hasher)
     finder.add(train)
     return finder.leaks()
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=30), max_size=12))
+def test_equal_rows_are_found_across_chunks(chunks: list[list[int]]) -> None:
+    distinct = Distinct()
+    seen: dict[int, int] = {}
+    num_rows = 0
+    for chunk in chunks:
+        expected = [seen.setdefault(key, num_rows + i) for i, key in enumerate(chunk)]
+        num_rows += len(chunk)
+        assert distinct.add(np.array(chunk, np.uint64)).tolist() == expected

@@ -3,6 +3,7 @@
 import os
 import pickle
 import tempfile
+import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ class DiskList(Sequence[T]):
     def __init__(self, folder: Path, items: Iterable[T] = ()) -> None:
         """The file lies on the disk of `folder`, which must exist. Raises OSError."""
         self._file = tempfile.TemporaryFile(dir=folder, buffering=BUFFER_BYTES)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._ends = array("Q")
         for item in items:
             self.append(item)
