@@ -66,11 +66,8 @@ def save(path: Path, jobs: Mapping[str, Saved]) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        there = "the one before it is intact" if path.is_file() else "there is none before it"
-        raise OutputError(
-            f"{path}: the checkpoint could not be written: {_reason(error)}; {there}; make room, "
-            f"then continue with `python -m trainer resume {path.parent}`"
-        ) from error
+        kept = "; the one before it is intact" if path.is_file() else ""
+        raise OutputError(f"{OutputError.of(path, error)}{kept}") from error
 
 
 def load(path: Path, identities: Mapping[str, Identity]) -> dict[str, Saved]:
@@ -101,16 +98,6 @@ def load(path: Path, identities: Mapping[str, Identity]) -> dict[str, Saved]:
                 "start over with --overwrite"
             )
     return jobs
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said; torch reports a failed write in words of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())[:200]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -57,6 +57,16 @@ class ExportError(TrainerError):
 class OutputError(TrainerError):
     """A checkpoint, a log or an adapter could not be written."""
 
+    @classmethod
+    def of(cls, path: Path, error: BaseException) -> "OutputError":
+        """Names the file or folder, and what the system said: libraries report that in their own
+        words, with its error somewhere behind them."""
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+            cause = cause.__cause__ or cause.__context__
+        reason = getattr(cause, "strerror", None) or " ".join(str(error).split())[:200]
+        return cls(f"{path}: could not be written: {reason}")
+
 
 class InterruptedRunError(TrainerError):
     """A signal stopped the run after its state was saved."""

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, OutputError
 
 # The training loss is averaged over this part of the run.
 SMOOTHED_PARTS = 20
@@ -25,7 +25,9 @@ class MetricsLog:
 
         Raises CheckpointError if there are fewer.
         """
-        self._file = path.open("ab")
+        self._path = path
+        # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+        self._file = path.open("ab", buffering=0)
         if self._file.tell() < num_bytes:
             self._file.close()
             raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
@@ -34,10 +36,13 @@ class MetricsLog:
         """Called with event, step and values of each line."""
 
     def write(self, event: str, *, step: int, **values: float) -> None:
-        """Appends `{"event": event, "step": step, ...}`."""
-        line = json.dumps({"event": event, "step": step, **values})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        """Appends `{"event": event, "step": step, ...}`. Raises OutputError."""
+        line = json.dumps({"event": event, "step": step, **values}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise OutputError.of(self._path, error) from error
         if self.also is not None:
             self.also(event, step, values)
 

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from trainer import checkpoint, files, loop
 from trainer.build import make_job
 from trainer.config import TrainConfig
-from trainer.errors import ExportError, InterruptedRunError, NonFiniteLossError
+from trainer.errors import ExportError, InterruptedRunError, NonFiniteLossError, OutputError
 from trainer.finish import finish
 from trainer.job import Job
 from trainer.log import MetricsLog
@@ -109,7 +111,10 @@ class Member:
         """Exports and publishes. Its modules go; its state stays for the run's checkpoints."""
         self._keep()
         job, self._job = self._training, None
-        self.summary = finish(job, self.prepared, self.identity)
+        try:
+            self.summary = finish(job, self.prepared, self.identity)
+        except (OSError, SafetensorError) as error:
+            raise OutputError.of(self.config.output.dir, error) from error
 
     def _keep(self) -> None:
         if self._last is None:
@@ -143,17 +148,22 @@ def run(
         def save() -> None:
             checkpoint.save(directory / files.CHECKPOINT, {m.name: m.saved() for m in members})
 
-        while active := [member for member in members if not member.ended]:
-            due = False
-            for member in active:
-                if stop.number is not None:
+        try:
+            while active := [member for member in members if not member.ended]:
+                due = False
+                for member in active:
+                    if stop.number is not None:
+                        save()
+                        raise InterruptedRunError(stop.number, _steps(members), directory)
+                    due = member.turn() or due
+                    if member.error is not None and not alone:
+                        view.print(member.name, f"failed, the others go on: {member.error}")
+                if due:
                     save()
-                    raise InterruptedRunError(stop.number, _steps(members), directory)
-                due = member.turn() or due
-                if member.error is not None and not alone:
-                    view.print(member.name, f"failed, the others go on: {member.error}")
-            if due:
-                save()
+        except OutputError as error:
+            raise OutputError(
+                f"{error}; make room, then continue with `python -m trainer resume {directory}`"
+            ) from error
         if alone and members[0].error is not None:
             raise members[0].error
 
