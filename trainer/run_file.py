@@ -134,10 +134,12 @@ def run_schema() -> dict[str, Any]:
         "minItems": 1,
         "description": "Jobs that train together over one base; each overrides what stands above.",
     }
+    alone = {"required": schema.pop("required")}
     return {
         **schema,
         "$defs": {**parts, **partial},
         "properties": {**schema["properties"], JOBS: jobs},
+        "anyOf": [alone, {"required": ["base", "output", JOBS]}],
     }
 
 

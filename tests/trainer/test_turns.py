@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-import torch
 import yaml
 
 from tests.tiny import make_base
@@ -16,17 +15,15 @@ from tests.trainer.conftest import make_rows
 from tests.trainer.forks import HalfCheckpoint, Kill, run
 from tests.trainer.small import METHOD_CONFIGS, OPTIMISERS
 from trainer.config import OptimiserConfig
-from trainer.config_file import parse_config
 from trainer.log import read_log
 from trainer.methods import METHODS
 from trainer.run_file import SHARED_KEYS, merge
-from trainer.train import TrainOptions, train
 from understudy.artifact import verify
 
 SHARED: dict[str, Any] = {
     "name": "all",
     "data": {"validation": 0.2, "template_name": "summarize"},
-    "optimiser": {"learning_rate": 5e-3, "batch_size": 4, "max_steps": 8},
+    "optimiser": {"learning_rate": 5e-3, "batch_size": 4, "max_steps": 6},
     "loop": {"validate_every": 3, "checkpoint_every": 2},
     "num_threads": 1,
 }
@@ -58,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(folder: Path) -> dict[str, Any]:
     """The keys of all runs, with base and data."""
-    rows = "".join(f"{json.dumps(row)}\n" for row in make_rows(40))
+    labelled = ({**row, "label": "odd" if i % 3 else "even"} for i, row in enumerate(make_rows(40)))
+    rows = "".join(f"{json.dumps(row)}\n" for row in labelled)
     (folder / "train.jsonl").write_text(rows, encoding="utf-8")
     data = {**SHARED["data"], "train": str(folder / "train.jsonl")}
     return {**SHARED, "base": str(make_base(folder / "tiny")), "data": data}
@@ -68,12 +66,14 @@ def shared(folder: Path) -> dict[str, Any]:
 def alone(folder: Path, shared: Mapping[str, Any]) -> dict[str, tuple[str, list[Any]]]:
     """Content hash and losses of each job that was trained alone and never interrupted."""
     results = {}
-    torch.set_num_threads(1)
     for name, own in jobs().items():
         directory = folder / "alone" / name
         config = merge(merge(shared, own), {"name": name, "output": {"dir": str(directory)}})
-        summary = train(parse_config(config, name), TrainOptions(quiet=True))
-        results[name] = (summary["content_hash"], losses(directory))
+        path, log = folder / f"{name}.yaml", folder / f"{name}.log"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        assert run(["train", str(path), "--quiet"], log) == 0, log.read_text()
+        summary = json.loads((directory / "summary.json").read_text())
+        results[name] = (summary["jobs"][0]["content_hash"], losses(directory))
     return results
 
 
@@ -103,17 +103,19 @@ def together(folder: Path, shared: Mapping[str, Any]) -> dict[str, Path]:
 def killed_over_and_over(
     scratch: Path, config: Mapping[str, Any], directory: Path, num_jobs: int
 ) -> None:
-    """Trains `config`, killed in a step, in a checkpoint, in an export and before a first one."""
+    """Trains `config`, killed in a step, in a checkpoint and in an export."""
     draw = random.Random(0)
     scratch.mkdir()
     path = scratch / "run.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     resume = ["resume", str(directory), "--quiet"]
-    step = draw.randint(2 * num_jobs, 4 * num_jobs)
+    step = draw.randint(1, 4 * num_jobs)
     for index, (arguments, fault) in enumerate(
         [
-            (["train", str(path), "--quiet"], HalfCheckpoint(call=1)),
-            (resume, Kill("trainer.job:Job.train_step", step, draw.randint(1, 30))),
+            (
+                ["train", str(path), "--quiet"],
+                Kill("trainer.job:Job.train_step", step, draw.randint(1, 30)),
+            ),
             (resume, HalfCheckpoint(call=2)),
             (resume, Kill("trainer.turns:finish", num_jobs, draw.randint(1, 100))),
         ]
