@@ -3,17 +3,16 @@
 import json
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
-from tests.tiny import make_base
 from tests.trainer.conftest import make_rows
 from tests.trainer.forks import HalfCheckpoint, Kill, run
-from tests.trainer.small import METHOD_CONFIGS, OPTIMISERS
+from tests.trainer.small import METHOD_CONFIGS, OPTIMISERS, make_bases
 from trainer.config import OptimiserConfig
 from trainer.log import read_log
 from trainer.methods import METHODS
@@ -22,24 +21,29 @@ from understudy.artifact import verify
 
 SHARED: dict[str, Any] = {
     "name": "all",
+    "base": "tiny",
     "data": {"validation": 0.2, "template_name": "summarize"},
-    "optimiser": {"learning_rate": 5e-3, "batch_size": 4, "max_steps": 6},
+    "optimiser": {"learning_rate": 5e-3, "batch_size": 4, "max_steps": 4},
     "loop": {"validate_every": 3, "checkpoint_every": 2},
     "num_threads": 1,
 }
 
+# 8-bit states begin at 4096 numbers.
+LARGER = {"type": "lora", "rank": 32, "targets": ["down_proj"]}
+JOBS = {f"method-{name}": config for name, config in METHOD_CONFIGS.items()} | {
+    f"optimiser-{algorithm}": {
+        "method": LARGER,
+        "optimiser": {"algorithm": algorithm, "max_steps": 4 + index},
+        "seed": index,
+    }
+    for index, algorithm in enumerate(OPTIMISERS)
+}
 
-def jobs() -> dict[str, dict[str, Any]]:
-    """Every method, every optimiser, and runs of other lengths, data and seeds."""
-    chosen = {f"method-{name}": config for name, config in METHOD_CONFIGS.items()}
-    for index, algorithm in enumerate(OPTIMISERS):
-        # 8-bit states begin at 4096 numbers.
-        chosen[f"optimiser-{algorithm}"] = {
-            "method": {"type": "lora", "rank": 32, "targets": ["down_proj"]},
-            "optimiser": {"algorithm": algorithm, "max_steps": 4 + index},
-            "seed": index,
-        }
-    return chosen
+
+def group_of(name: str) -> str:
+    """Which jobs a job trains with: those of one base."""
+    own = {key: JOBS[name][key] for key in SHARED_KEYS if key in JOBS[name]}
+    return f"{name.partition('-')[0]} {json.dumps(own, sort_keys=True)}"
 
 
 def test_every_method_and_optimiser_has_a_small_configuration() -> None:
@@ -49,85 +53,89 @@ def test_every_method_and_optimiser_has_a_small_configuration() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("turns")
+    """Holds bases, rows and all runs."""
+    folder = tmp_path_factory.mktemp("turns")
+    make_bases(folder)
+    rows = [{**row, "label": f"{index % 2}"} for index, row in enumerate(make_rows(30))]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def shared(folder: Path) -> dict[str, Any]:
-    """The keys of all runs, with base and data."""
-    labelled = ({**row, "label": "odd" if i % 3 else "even"} for i, row in enumerate(make_rows(40)))
-    rows = "".join(f"{json.dumps(row)}\n" for row in labelled)
-    (folder / "train.jsonl").write_text(rows, encoding="utf-8")
-    data = {**SHARED["data"], "train": str(folder / "train.jsonl")}
-    return {**SHARED, "base": str(make_base(folder / "tiny")), "data": data}
+def write(folder: Path) -> Callable[..., tuple[Path, Path]]:
+    """Writes the configuration of a run over SHARED; returns its file and the run's folder."""
 
-
-@pytest.fixture(scope="module")
-def alone(folder: Path, shared: Mapping[str, Any]) -> dict[str, tuple[str, list[Any]]]:
-    """Content hash and losses of each job that was trained alone and never interrupted."""
-    results = {}
-    for name, own in jobs().items():
-        directory = folder / "alone" / name
-        config = merge(merge(shared, own), {"name": name, "output": {"dir": str(directory)}})
-        path, log = folder / f"{name}.yaml", folder / f"{name}.log"
+    def write(name: str, own: Mapping[str, Any]) -> tuple[Path, Path]:
+        config = merge(merge(SHARED, {"data": {"train": str(folder / "train.jsonl")}}), own)
+        directory = folder / name
+        config |= {"base": str(folder / config["base"]), "output": {"dir": str(directory)}}
+        path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        assert run(["train", str(path), "--quiet"], log) == 0, log.read_text()
-        summary = json.loads((directory / "summary.json").read_text())
-        results[name] = (summary["jobs"][0]["content_hash"], losses(directory))
-    return results
+        return path, directory
+
+    return write
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path, shared: Mapping[str, Any]) -> dict[str, Path]:
-    """Folders of the same jobs, trained together and killed over and over.
+def together(write: Callable[..., tuple[Path, Path]]) -> Callable[[str], Path]:
+    """Trains a job's group, killed in a random step and in a checkpoint; returns its folder."""
+    done: dict[str, Path] = {}
 
-    Jobs on another base or quantization are runs of their own.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    tops: dict[str, dict[str, Any]] = {}
-    for name, own in jobs().items():
-        top = {key: own[key] for key in SHARED_KEYS if key in own}
-        key = json.dumps(top, sort_keys=True)
-        tops[key] = top
-        rest = {k: v for k, v in own.items() if k not in SHARED_KEYS}
-        groups.setdefault(key, []).append({"name": name, **rest})
-    directories = {}
-    for index, (key, members) in enumerate(sorted(groups.items())):
-        directory = folder / f"together{index}"
-        config = {**shared, **tops[key], "output": {"dir": str(directory)}, "jobs": members}
-        killed_over_and_over(folder / f"group{index}", config, directory, len(members))
-        directories |= {str(job["name"]): directory / job["name"] for job in members}
-    return directories
+    def train(group: str) -> Path:
+        if group not in done:
+            done[group] = train_killed(group, f"together{len(done)}", write)
+        return done[group]
+
+    return train
 
 
-def killed_over_and_over(
-    scratch: Path, config: Mapping[str, Any], directory: Path, num_jobs: int
-) -> None:
-    """Trains `config`, killed in a step, in a checkpoint and in an export."""
-    draw = random.Random(0)
-    scratch.mkdir()
-    path = scratch / "run.yaml"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+def train_killed(group: str, name: str, write: Callable[..., tuple[Path, Path]]) -> Path:
+    members = [job for job in JOBS if group_of(job) == group]
+    top = {key: JOBS[members[0]][key] for key in SHARED_KEYS if key in JOBS[members[0]]}
+    own = [
+        {"name": job, **{k: v for k, v in JOBS[job].items() if k not in SHARED_KEYS}}
+        for job in members
+    ]
+    several = {**top, "jobs": own} if len(own) > 1 else {**top, **own[0]}
+    path, directory = write(name, several)
+    draw = random.Random(group)
+    step = Kill(
+        "trainer.job:Job.train_step",
+        call=draw.randint(1, 4 * len(members)),
+        lines=draw.randint(1, 30),
+    )
     resume = ["resume", str(directory), "--quiet"]
-    step = draw.randint(1, 4 * num_jobs)
-    for index, (arguments, fault) in enumerate(
-        [
-            (
-                ["train", str(path), "--quiet"],
-                Kill("trainer.job:Job.train_step", step, draw.randint(1, 30)),
-            ),
-            (resume, HalfCheckpoint(call=2)),
-            (resume, Kill("trainer.turns:finish", num_jobs, draw.randint(1, 100))),
-        ]
-    ):
-        log = scratch / f"{index}.log"
-        assert run(arguments, log, fault) == -signal.SIGKILL, log.read_text()
-        assert not (directory / "summary.json").exists()
-    assert not list(scratch.glob("*.tmp"))
-    assert run(resume, scratch / "last.log") == 0, (scratch / "last.log").read_text()
+    log = path.with_suffix(".log")
+    assert run(["train", str(path), "--quiet"], log, step) == -signal.SIGKILL, log.read_text()
+    assert run(resume, log, HalfCheckpoint()) == -signal.SIGKILL, log.read_text()
+    assert run(resume, log) == 0, log.read_text()
+    return directory
 
 
-def losses(directory: Path) -> list[Any]:
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_among_others_killed_and_resumed_ends_as_alone(
+    name: str,
+    together: Callable[[str], Path],
+    write: Callable[..., tuple[Path, Path]],
+) -> None:
+    path, alone = write(name, {"name": name, **JOBS[name]})
+    log = path.with_suffix(".log")
+    assert run(["train", str(path), "--quiet"], log) == 0, log.read_text()
+    directory = together(group_of(name))
+    [expected] = summaries(alone)
+    [got] = [job for job in summaries(directory) if job["name"] == name]
+    assert got["content_hash"] == expected["content_hash"]
+    assert losses(Path(got["artifact"]).parent) == losses(alone)
+
+
+def summaries(directory: Path) -> list[dict[str, Any]]:
+    """What each job of a run that has ended tells."""
+    jobs: list[dict[str, Any]] = json.loads((directory / "summary.json").read_text())["jobs"]
+    return jobs
+
+
+def losses(directory: Path) -> list[dict[str, Any]]:
     """What a job logged, without times."""
     return [
         {key: value for key, value in record.items() if not key.endswith("_s")}
@@ -135,10 +143,26 @@ def losses(directory: Path) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", jobs())
-def test_a_job_among_others_killed_and_resumed_ends_as_alone(
-    name: str, alone: Mapping[str, tuple[str, list[Any]]], together: Mapping[str, Path]
+@pytest.mark.parametrize("lines", [20, 150, 300])
+def test_killed_while_it_exports_or_publishes(
+    lines: int, write: Callable[..., tuple[Path, Path]], folder: Path
 ) -> None:
-    expected_hash, expected_losses = alone[name]
-    assert losses(together[name]) == expected_losses
-    assert verify(together[name] / "adapter").content_hash == expected_hash
+    """The second of two jobs is being written, or published."""
+    name = f"export{lines}"
+    store = folder / f"{name}.store"
+    jobs = [{"name": "first"}, {"name": "second", "method": {"type": "prompt_tuning"}}]
+    path, directory = write(name, {"jobs": jobs})
+    command = ["train", str(path), "--quiet", "--set", f"output.store={store}"]
+    log = path.with_suffix(".log")
+    fault = Kill("trainer.turns:finish", 2, lines)
+    assert run(command, log, fault) == -signal.SIGKILL, log.read_text()
+    assert not (directory / "summary.json").exists()
+    assert run(["resume", str(directory), "--quiet"], log) == 0, log.read_text()
+    for job in summaries(directory):
+        assert verify(store / job["name"] / job["version"]).content_hash == job["content_hash"]
+        assert (store / job["name"] / "latest").read_text().strip() == job["version"]
+        assert [
+            entry.name
+            for entry in (store / job["name"]).iterdir()
+            if entry.is_dir() and not entry.name.startswith(".")
+        ] == [job["version"]]
