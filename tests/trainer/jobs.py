@@ -66,18 +66,18 @@ def finished(job: Job) -> Job:
     return job
 
 
-def stopped_and_continued(config: TrainConfig, prepared: preflight.Prepared) -> Job:
-    """A job that took half its steps, was written, and ended in another that read it."""
-    job = job_of(config, prepared)
+def trained_whole_and_resumed(config: TrainConfig, prepared: preflight.Prepared) -> tuple[Job, Job]:
+    """A job that took all its steps, and one that went on from what it wrote half way."""
+    whole = job_of(config, prepared)
     for _ in range(NUM_STEPS // 2):
-        job.train_step()
+        whole.train_step()
     file = io.BytesIO()
-    torch.save(job.state(), file)
+    torch.save(whole.state(), file)
     file.seek(0)
-    other = job_of(config, prepared)
-    other.load_state(torch.load(file, weights_only=True))
-    assert other.step == NUM_STEPS // 2
-    return finished(other)
+    resumed = job_of(config, prepared)
+    resumed.load_state(torch.load(file, weights_only=True))
+    assert resumed.step == NUM_STEPS // 2
+    return finished(whole), finished(resumed)
 
 
 def exported(job: Job, prepared: preflight.Prepared, directory: Path) -> Exported:

@@ -11,7 +11,7 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor
 
 from tests.tiny import make_qwen
-from tests.trainer.jobs import configure, exported, job_of, stopped_and_continued, trained
+from tests.trainer.jobs import configure, exported, job_of, trained, trained_whole_and_resumed
 from trainer import preflight
 from trainer.config import TrainConfig
 from trainer.job import Job
@@ -85,7 +85,8 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared_for(
     base: Path, folder: Path, method: dict[str, Any], quantization: str = "nf4", **others: Any
 ) -> tuple[TrainConfig, preflight.Prepared]:
-    config = configure(base, folder, {"rank": 4, **method}, quantization, **others)
+    method = {"rank": 4, "init_examples": 8, **method}
+    config = configure(base, folder, method, quantization, **others)
     return config, preflight.prepare(config)
 
 
@@ -100,19 +101,16 @@ def check_training(
 ) -> None:
     """Trains, stops and resumes, writes and reads: the same parameters, hashes and logits."""
     config, prepared = prepared_for(base, folder, method, quantization, dtype=dtype)
-    job = job_of(config, prepared)
+    job, again = trained_whole_and_resumed(config, prepared)
     assert prepared.num_trainable == sum(p.numel() for p in job.parameters.values())
     assert {p.dtype for p in job.parameters.values()} == {torch.float32}
-    before = job.tensors()
-    while not job.finished:
-        job.train_step()
-    unmoved = [name for name, tensor in job.tensors().items() if torch.equal(tensor, before[name])]
-    assert not unmoved
+    moved = job.state()["optimizer"]["state"].values()
+    assert all(moments["exp_avg"].any() for moments in moved)
+    assert len(moved) == len(job.parameters)
 
     of_trained = logits(job.model)
     artifact = exported(job, prepared, folder / "whole")
     assert torch.equal(logits(job.model), of_trained)
-    again = stopped_and_continued(config, prepared)
     resumed = exported(again, prepared, folder / "resumed")
     assert resumed.manifest.content_hash == artifact.manifest.content_hash
 
@@ -321,10 +319,8 @@ def test_eva_is_that_of_peft(base: Path, tmp_path: Path) -> None:
 def test_corda_and_lora_ga_look_at_the_examples(base: Path, tmp_path: Path) -> None:
     for init in ("corda", "lora_ga", "eva"):
         starts = []
-        for seed_rows in (1, 256):
-            config, prepared = prepared_for(
-                base, tmp_path, {"init": init, "init_examples": seed_rows * 2}
-            )
+        for num in (2, 30):
+            config, prepared = prepared_for(base, tmp_path, {"init": init, "init_examples": num})
             state = job_of(config, prepared).tensors()
             starts.append(next(t for n, t in state.items() if "lora_A" in n))
         assert not torch.allclose(starts[0], starts[1]), init

@@ -6,7 +6,6 @@ which there is an integer. So each is computed by PEFT on a plain linear that ho
 weight, and its factors are put into the layer that trains.
 """
 
-import gc
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -73,8 +72,9 @@ def _decompose(layers: Mapping[str, LoraLayer], settings: LoraConfig, start: Sta
             split(layer, *factors)
         else:
             _set(layer, *factors)
-    del source, linears
-    gc.collect()
+    # Now, not when the collector finds the model.
+    for parameter in source.parameters():
+        parameter.data = torch.empty(0)
 
 
 def _by_peft(
