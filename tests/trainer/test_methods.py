@@ -100,8 +100,9 @@ def test_all_it_says_learns_and_is_read_back(
         bases[layout], quantization=quantization, dtype=getattr(torch, dtype), device="cpu"
     )
     bare = logits(plain)
-    again, _ = job_of(config)
     assert not torch.equal(trained, bare)
+    again, _ = job_of(config)
+    again.train_step()
     assert torch.equal(logits(chosen.detach(again.model)), bare)
 
 

@@ -11,7 +11,7 @@ from trainer.methods.biases import biased, copy_biases, restore_biases, train_bi
 from trainer.methods.method import Method, unload
 from trainer.model import task_of
 
-# Within those of Ben Zaken et al. (arXiv 2106.10199, section 4), 1e-4 to 1e-3.
+# Within those that Ben Zaken et al. (arXiv 2106.10199, appendix) search, 1e-4 to 1e-3.
 LEARNING_RATE = 4e-4
 
 

@@ -21,7 +21,7 @@ from trainer.methods.choose import choose, linears
 from trainer.methods.method import Method, read_adapter
 from trainer.model import task_of
 
-# Liu et al. (arXiv 2205.05638), section 3.4, with Adafactor.
+# Liu et al. (arXiv 2205.05638), section 3.5, with Adafactor.
 LEARNING_RATE = 3e-3
 
 # Section 3.3 there, in the names of Llama and of most models since.

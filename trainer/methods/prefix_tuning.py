@@ -24,7 +24,7 @@ from trainer.methods.virtual_tokens import (
 from trainer.model import task_of
 
 # Of PEFT's prefix tuning guide, for a prefix without projection. Li & Liang (arXiv 2101.00190,
-# appendix A) take 5e-5 to 8e-5 for the network of a projection.
+# appendix) take 5e-5 to 8e-5 for the network of a projection.
 LEARNING_RATE = 1e-2
 PROJECTION_LEARNING_RATE = 5e-5
 

@@ -13,7 +13,7 @@ from trainer.methods.method import Method, unload
 from trainer.methods.virtual_tokens import embeddings
 from trainer.model import task_of
 
-# Of textual inversion (Gal et al., arXiv 2208.01618, section 4), which trains the embedding of one
+# Of textual inversion (Gal et al., arXiv 2208.01618), which trains the embedding of one
 # token in the same way.
 LEARNING_RATE = 5e-3
 
