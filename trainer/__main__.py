@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
+from trainer.distributed import is_main
 from trainer.errors import InterruptedRunError, TrainerError
 from trainer.verbs import VERBS
 
@@ -39,11 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _without_library_chatter():
             return VERBS[options.command].run(options)
-    except InterruptedRunError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
     except TrainerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if is_main():
+            prefix = "" if isinstance(error, InterruptedRunError) else "error: "
+            print(f"{prefix}{error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from trainer import held, model, preflight
 from trainer.config import TrainConfig
+from trainer.distributed import ALONE, Group
 from trainer.errors import ConfigError
 from trainer.generated import SCORES, Answerer, scores, spread
 from trainer.job import Collate, Job
@@ -38,11 +39,17 @@ def load_base(config: TrainConfig, task: str) -> SharedBase:
 
 
 def make_job(
-    config: TrainConfig, prepared: preflight.Prepared, base: SharedBase, *, alone: bool
+    config: TrainConfig,
+    prepared: preflight.Prepared,
+    base: SharedBase,
+    *,
+    alone: bool,
+    group: Group = ALONE,
 ) -> Job:
     """Attaches a fresh adapter and gives the job its examples; `config` is resolved.
 
-    `alone`: nobody else needs the base's modules, so they are not copied.
+    `alone`: nobody else needs the base's modules, so they are not copied. `group` are the
+    processes that train it.
     """
     assert config.device is not None
     assert config.dtype is not None
@@ -97,6 +104,7 @@ def make_job(
         collate=collate,
         judge=judge,
         notes=why_not,
+        group=group,
     )
 
 

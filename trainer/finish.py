@@ -65,6 +65,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         "prompt_template": template,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "num_trainable_parameters": prepared.num_trainable,
+        "num_processes": job.group.size,
         "num_steps": job.step,
         "num_tokens": sum(r["tokens"] for r in records if r["event"] == "train"),
         "exported_step": exported_step,

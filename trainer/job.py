@@ -13,8 +13,9 @@ from torch import Tensor
 
 from trainer.batches import BatchPlan, cut
 from trainer.config import TrainConfig
-from trainer.errors import NonFiniteLossError
-from trainer.examples import Examples, Indices
+from trainer.distributed import ALONE, Group
+from trainer.errors import CheckpointError, NonFiniteLossError
+from trainer.examples import Examples, Indices, TaskRange
 from trainer.methods import METHODS
 from trainer.objectives import Objective
 from trainer.optimisers import OPTIMISERS
@@ -68,11 +69,13 @@ class Job:
         collate: Collate | None = None,
         judge: Judge | None = None,
         notes: tuple[str, ...] = (),
+        group: Group = ALONE,
     ) -> None:
         """`config` is resolved; `model` has its adapter attached.
 
         `collate` stands in for the objective's, where rows may hold several examples; `judge` is
-        asked at every validation; `notes` are for whoever watches the run.
+        asked at every validation; `notes` are for whoever watches the run; `group` are the
+        processes that train it.
         """
         assert config.device is not None
         self.config = config
@@ -84,6 +87,7 @@ class Job:
         self.validation_metrics: dict[int, dict[str, float]] = {}
         """By step, what the objective and the judge measure beside the loss."""
         self.notes = notes
+        self.group = group
         self.packed = collate is not None
         self._objective = objective
         self._collate = collate or objective.collate
@@ -129,27 +133,31 @@ class Job:
     def train_step(self) -> StepReport:
         """One optimiser step. Raises NonFiniteLossError naming the rows, before any update."""
         begin = time.monotonic()
-        batches = [
-            self._batch(self._train, indices) for indices in self._plan.batches_of(self.step)
-        ]
-        num_terms = sum(batch.num_terms for batch in batches)
+        shares = map(self.group.share, self._plan.batches_of(self.step))
+        batches = [self._batch(self._train, indices) for indices in shares if len(indices)]
+        num_terms, num_tokens = self.group.sums(
+            sum(batch.num_terms for batch in batches), sum(batch.num_tokens for batch in batches)
+        )
         learning_rate = learning_rate_at(self.step, self.num_steps, self.config.optimiser)
-        total = 0.0
+        total, failure = 0.0, ""
         self.model.train()
-        with seeded(self.config.seed, "step", self.step):
+        with seeded(self.config.seed, "step", self.group.draw(self.step)):
             for batch in batches:
                 loss = self._objective.summed_loss(self.model, batch) / num_terms
                 value = loss.item()
-                if not math.isfinite(value):
-                    self._optimizer.zero_grad()
-                    raise NonFiniteLossError(
-                        f"step {self.step + 1}: the loss is {value}; rows {', '.join(batch.where)}"
-                    )
-                loss.backward()
                 total += value
+                if not math.isfinite(value):
+                    failure = f"the loss is {value}; rows {', '.join(batch.where)}"
+                    break
+                loss.backward()
+        (total,) = self.group.sums(total)
+        if not math.isfinite(total):
+            self._optimizer.zero_grad()
+            raise NonFiniteLossError(f"step {self.step + 1}: {self.group.texts(failure)}")
+        self.group.add_gradients(self.parameters)
         norm = self._clip()
         if not math.isfinite(norm):
-            rows = ", ".join(row for batch in batches for row in batch.where)
+            rows = self.group.texts(", ".join(row for batch in batches for row in batch.where))
             names = self._not_finite()
             self._optimizer.zero_grad()
             raise NonFiniteLossError(
@@ -162,8 +170,7 @@ class Job:
         self.step += 1
         time_s = time.monotonic() - begin
         self.elapsed_s += time_s
-        num_tokens = sum(batch.num_tokens for batch in batches)
-        return StepReport(self.step, total, norm, learning_rate, num_tokens, time_s)
+        return StepReport(self.step, total, norm, learning_rate, int(num_tokens), time_s)
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -173,30 +180,39 @@ class Job:
         observed: list[Any] = []
         by_task: dict[str, float] = {}
         self.model.eval()
-        lengths = self._validation.lengths
         for task in self._validation.tasks:
-            task_total, task_terms = 0.0, 0.0
-            for indices in cut(np.arange(task.begin, task.end), lengths, self.config.optimiser):
-                batch = self._batch(self._validation, indices)
-                summed_loss, seen = self._objective.measure(self.model, batch)
-                task_total += summed_loss.item()
-                task_terms += batch.num_terms
-                observed += seen
+            task_total, task_terms, seen = self._measure(task)
             if task.name and task_terms:
                 by_task[f"loss/{task.name}"] = task_total / task_terms
             total += task_total
             num_terms += task_terms
+            observed += seen
         loss = total / num_terms
         metrics = self._objective.metrics(observed) | by_task
-        if self._judge is not None:
+        if (judge := self._judge) is not None:
             with seeded(self.config.seed, "judge", self.step):
-                metrics |= self._judge(self.model)
+                metrics |= self.group.by_main(lambda: judge(self.model))
         self.validation_losses[self.step] = loss
         self.validation_metrics[self.step] = metrics
         if self.best is None or self._score_at(self.step) > self._score_at(self.best.step):
             self.best = Best(self.step, loss, self.tensors())
         self.elapsed_s += time.monotonic() - begin
         return loss
+
+    def _measure(self, task: TaskRange) -> tuple[float, float, list[Any]]:
+        """Summed loss, terms and observations of a task's validation examples."""
+        total, num_terms = 0.0, 0.0
+        observed: list[Any] = []
+        whole = np.arange(task.begin, task.end)
+        for indices in cut(whole, self._validation.lengths, self.config.optimiser):
+            if len(share := self.group.share(indices)):
+                batch = self._batch(self._validation, share)
+                summed_loss, seen = self._objective.measure(self.model, batch)
+                total += summed_loss.item()
+                num_terms += batch.num_terms
+                observed += seen
+        total, num_terms = self.group.sums(total, num_terms)
+        return total, num_terms, self.group.gather(observed)
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy of the trained parameters, on CPU."""
@@ -212,6 +228,7 @@ class Job:
         """Everything needed to continue, as tensors, numbers and text."""
         best = self.best
         return {
+            "num_processes": self.group.size,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "tensors": self.tensors(),
@@ -222,7 +239,12 @@ class Job:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from what `state` gave."""
+        """Continues from what `state` gave. Raises CheckpointError."""
+        if (count := state["num_processes"]) != self.group.size:
+            raise CheckpointError(
+                f"the interrupted run had {count} processes, this one has {self.group.size}, and "
+                "its sums would round otherwise; start as many, or start over with --overwrite"
+            )
         self.step = state["step"]
         self.elapsed_s = state["elapsed_s"]
         self.load_tensors(state["tensors"])

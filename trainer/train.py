@@ -2,16 +2,19 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from trainer import checkpoint, facts, files, folder, preflight, turns
+from trainer import checkpoint, distributed, facts, files, folder, preflight, turns
 from trainer.build import load_base
 from trainer.config import TrainConfig
 from trainer.config_file import config_hash
+from trainer.distributed import Group
 from trainer.errors import BaseModelError, CheckpointError, InputError
 from trainer.preflight.records import write_records
 from trainer.resolve import detect_hardware, resolve
@@ -54,34 +57,52 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
     configs = [_named(run, config, partial(resolve, config, hardware)) for config in run.configs]
     if configs[0].num_threads is not None:
         torch.set_num_threads(configs[0].num_threads)
+    whole = replace(run, configs=tuple(configs))
+    with (
+        distributed.joined(configs[0].device or "cpu") as group,
+        distributed.folders_of(whole, group) as own,
+    ):
+        return _train_resolved(own, whole.directory, options, group)
+
+
+def _train_resolved(
+    run: Run, directory: Path, options: TrainOptions, group: Group
+) -> dict[str, Any]:
+    """Of one of the processes in `group`; what is resumed lies in `directory`."""
+    configs = run.configs
+    quiet = options.quiet or group.rank > 0
     fresh = not (options.resume or options.overwrite)
-    folder.check_free(run)
-    if fresh:
-        folder.check_unused(run)
-    if options.resume:
-        _check_resumable(run)
-    prepared = [
-        _named(run, config, partial(preflight.prepare, config, quiet=options.quiet))
-        for config in configs
-    ]
-    for line in (line for inputs in prepared for line in inputs.notes):
-        print(line, file=sys.stderr)
-    base_hash = _base_hash(configs[0])
+    with group.together():
+        folder.check_free(run)
+        if fresh:
+            folder.check_unused(run)
+        if options.resume:
+            _check_resumable(directory)
+        prepared = [
+            _named(run, config, partial(preflight.prepare, config, quiet=quiet))
+            for config in configs
+        ]
+        base_hash = _base_hash(configs[0])
+    if group.rank == 0:
+        for line in (line for inputs in prepared for line in inputs.notes):
+            print(line, file=sys.stderr)
     members = [
-        turns.Member(config, inputs, _identity(config, inputs, base_hash))
+        turns.Member(config, inputs, _identity(config, inputs, base_hash), group)
         for config, inputs in zip(configs, prepared, strict=True)
     ]
-    with folder.locked(run):
-        if fresh:
-            # Again: another process may have been here since.
-            folder.check_unused(run)
-        saved = _saved(run, members) if options.resume else {}
-        folder.begin(run, keep=options.resume)
-        for config, inputs in zip(configs, prepared, strict=True):
-            write_records(config, inputs)
-        tasks = sorted({inputs.objective.task for inputs in prepared})
-        bases = {task: load_base(configs[0], task) for task in tasks}
-        turns.run(members, bases, run.directory, saved, quiet=options.quiet)
+    with ExitStack() as stack:
+        with group.together():
+            stack.enter_context(folder.locked(run))
+            if fresh:
+                # Again: another process may have been here since.
+                folder.check_unused(run)
+            saved = _saved(directory, members) if options.resume else {}
+            folder.begin(run, keep=options.resume)
+            for config, inputs in zip(configs, prepared, strict=True):
+                write_records(config, inputs)
+            tasks = sorted({inputs.objective.task for inputs in prepared})
+            bases = {task: load_base(configs[0], task) for task in tasks}
+        turns.run(members, bases, run.directory, saved, quiet=quiet, group=group)
         summary = _summary(members, bases)
         folder.write_atomically(run.directory / files.SUMMARY, summary)
     return summary
@@ -124,18 +145,17 @@ def _failure(member: turns.Member) -> dict[str, Any]:
     }
 
 
-def _check_resumable(run: Run) -> None:
+def _check_resumable(directory: Path) -> None:
     there = (files.CHECKPOINT, files.CONFIG)
-    if not any((run.directory / name).is_file() for name in there):
+    if not any((directory / name).is_file() for name in there):
         raise CheckpointError(
-            f"{run.directory / files.CHECKPOINT}: no checkpoint to resume from; start with "
-            "--overwrite"
+            f"{directory / files.CHECKPOINT}: no checkpoint to resume from; start with --overwrite"
         )
 
 
-def _saved(run: Run, members: list[turns.Member]) -> dict[str, checkpoint.Saved]:
+def _saved(directory: Path, members: list[turns.Member]) -> dict[str, checkpoint.Saved]:
     """What the run's checkpoint holds; nothing if it ended before the first one."""
-    path = run.directory / files.CHECKPOINT
+    path = directory / files.CHECKPOINT
     if not path.is_file():
         return {}
     return checkpoint.load(path, {member.name: member.identity for member in members})

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from trainer import checkpoint, files, loop
 from trainer.build import make_job
 from trainer.config import TrainConfig
+from trainer.distributed import ALONE, Group
 from trainer.errors import ExportError, InterruptedRunError, NonFiniteLossError, OutputError
 from trainer.finish import finish
 from trainer.job import Job
@@ -29,9 +30,14 @@ class Member:
     """One job of a run, from its checked inputs to its summary."""
 
     def __init__(
-        self, config: TrainConfig, prepared: Prepared, identity: checkpoint.Identity
+        self,
+        config: TrainConfig,
+        prepared: Prepared,
+        identity: checkpoint.Identity,
+        group: Group = ALONE,
     ) -> None:
-        """`config` is resolved."""
+        """`config` is resolved; `group` are the processes that train it."""
+        self._group = group
         self.config = config
         self.identity = identity
         self.summary: dict[str, Any] | None = None
@@ -59,11 +65,12 @@ class Member:
         self, base: SharedBase, saved: checkpoint.Saved | None, *, alone: bool, stack: ExitStack
     ) -> None:
         """Attaches the adapter to the base, fresh or as it was `saved`; opens the log."""
-        self._job = make_job(self.config, self.prepared, base, alone=alone)
+        self._job = make_job(self.config, self.prepared, base, alone=alone, group=self._group)
         if saved is not None:
             self._job.load_state(saved.state)
         output = self.config.output.dir
-        num_bytes = saved.num_log_bytes if saved else 0
+        # What was logged before lies in the main process's folder.
+        num_bytes = saved.num_log_bytes if saved and self._group.rank == 0 else 0
         self._log = stack.enter_context(MetricsLog(output / files.METRICS, num_bytes))
         if self.config.loop.tensorboard:
             # A validation before the first step is written at step 0.
@@ -111,6 +118,9 @@ class Member:
         """Exports and publishes. Its modules go; its state stays for the run's checkpoints."""
         self._keep()
         job, self._job = self._training, None
+        if self._group.rank:
+            self.summary = {"name": self.name, "steps": job.step}
+            return
         try:
             self.summary = finish(job, self.prepared, self.identity)
         except (OSError, SafetensorError) as error:
@@ -129,12 +139,14 @@ def run(
     saved: dict[str, checkpoint.Saved],
     *,
     quiet: bool,
+    group: Group = ALONE,
 ) -> None:
     """Trains all members to their ends, from `saved` on, with checkpoints in `directory`.
 
-    `bases` holds the base once for every task that the members' objectives ask for. A member that
-    fails holds its error; a member alone raises it. Raises InterruptedRunError after saving a
-    checkpoint, and OutputError.
+    `group` are the processes that do, the first of which saves. `bases` holds the base once for
+    every task that the members' objectives ask for. A member that fails holds its error; a
+    member alone raises it. Raises InterruptedRunError after saving a checkpoint, and
+    OutputError.
     """
     alone = len(members) == 1
     with loop.stop_on_signal() as stop, ExitStack() as stack:
@@ -146,15 +158,16 @@ def run(
             member.show(view)
 
         def save() -> None:
-            checkpoint.save(directory / files.CHECKPOINT, {m.name: m.saved() for m in members})
+            if group.rank == 0:
+                checkpoint.save(directory / files.CHECKPOINT, {m.name: m.saved() for m in members})
 
         try:
             while active := [member for member in members if not member.ended]:
                 due = False
                 for member in active:
-                    if stop.number is not None:
+                    if (number := group.largest(stop.number)) is not None:
                         save()
-                        raise InterruptedRunError(stop.number, _steps(members), directory)
+                        raise InterruptedRunError(number, _steps(members), directory)
                     due = member.turn() or due
                     if member.error is not None and not alone:
                         view.print(member.name, f"failed, the others go on: {member.error}")

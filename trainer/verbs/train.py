@@ -56,10 +56,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def train_and_report(run: "Run", options: "TrainOptions", *, as_json: bool) -> int:
     """Trains `run` and prints its summary; 1 if one of several jobs failed. Raises TrainerError."""
+    from trainer.distributed import is_main
     from trainer.report import print_summary
     from trainer.train import train_all
 
     summary = train_all(run, options)
+    if not is_main():
+        return 0
     several = len(run.configs) > 1
     if as_json:
         print(json.dumps(summary if several else summary["jobs"][0]))
