@@ -135,7 +135,7 @@ def test_two_processes_stop_and_resume_to_the_same_bits(
     """Killed, then stopped by a signal that reaches one of them only; with dropout."""
     config = write_config(
         method={"type": "lora", "rank": 4, "dropout": 0.1},
-        optimiser={"learning_rate": 5e-3, "batch_size": 4, "max_steps": 60},
+        optimiser={"learning_rate": 5e-3, "batch_size": 4, "epochs": 8},
         loop={"validate_every": 20, "checkpoint_every": 4},
     )
     run = tmp_path / "run"
