@@ -18,12 +18,19 @@ import numpy as np
 from trainer.examples import Indices, TaskRange
 from trainer.tokens import Encoded
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "spool.json"
 # Where an example's ids end; how many of them are the prompt's; its file among the header's and its
-# number there; its class, or -1.
+# number there; its class, or -1; how many ids at the end are those of a worse completion.
 ROW = np.dtype(
-    [("end", "<u8"), ("prompt", "<u4"), ("file", "<u4"), ("number", "<u8"), ("class_id", "<i4")]
+    [
+        ("end", "<u8"),
+        ("prompt", "<u4"),
+        ("file", "<u4"),
+        ("number", "<u8"),
+        ("class_id", "<i4"),
+        ("rejected", "<u4"),
+    ]
 )
 
 
@@ -49,7 +56,7 @@ class SpoolWriter:
     def append(self, example: Encoded) -> None:
         """Adds an example. Raises OSError where the disk is full."""
         file, _, number = example.where.rpartition(":")
-        ids = np.array(example.input_ids, self._dtype)
+        ids = np.array(example.input_ids + example.rejected_ids, self._dtype)
         self._tokens.write(ids.tobytes())
         self._num_rows += 1
         self._end += len(ids)
@@ -58,12 +65,13 @@ class SpoolWriter:
         row["prompt"] = len(example.prompt_ids)
         row["file"] = self._files.setdefault(file, len(self._files))
         row["number"] = int(number)
+        row["rejected"] = len(example.rejected_ids)
         row["class_id"] = -1 if example.class_id is None else example.class_id
         self._rows.write(row.tobytes())
         if self._learnt is not None:
             learnt = np.ones(len(ids), np.uint8)
             if example.learnt is not None:
-                learnt[len(example.prompt_ids) :] = example.learnt
+                learnt[len(example.prompt_ids) : len(example.input_ids)] = example.learnt
             self._learnt.write(learnt.tobytes())
         else:
             assert example.learnt is None
@@ -136,16 +144,18 @@ class Spool:
         end, num_prompt, class_id = int(row["end"]), int(row["prompt"]), int(row["class_id"])
         begin = end - int(self.lengths[index])
         ids = self._tokens[begin:end].tolist()
+        own = len(ids) - int(row["rejected"])
         learnt = None
         if self._learnt is not None:
-            mask = self._learnt[begin + num_prompt : end]
+            mask = self._learnt[begin + num_prompt : begin + own]
             learnt = None if mask.all() else tuple(map(bool, mask.tolist()))
         return Encoded(
             tuple(ids[:num_prompt]),
-            tuple(ids[num_prompt:]),
+            tuple(ids[num_prompt:own]),
             f"{self._files[int(row['file'])]}:{int(row['number'])}",
             learnt,
             None if class_id < 0 else class_id,
+            tuple(ids[own:]),
         )
 
     def __iter__(self) -> Iterator[Encoded]:

@@ -26,6 +26,8 @@ class Encoded:
     between them. None: all."""
     class_id: int | None = None
     """Index of its class among the sorted names, for classification."""
+    rejected_ids: tuple[int, ...] = ()
+    """Of a preference, the completion that is the worse one; it ends as `completion_ids` does."""
 
     @property
     def input_ids(self) -> tuple[int, ...]:
@@ -43,8 +45,8 @@ class Encoded:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and completion together."""
-        return len(self.prompt_ids) + len(self.completion_ids)
+        """Prompt and completions together."""
+        return len(self.prompt_ids) + len(self.completion_ids) + len(self.rejected_ids)
 
     @property
     def num_learnt(self) -> int:

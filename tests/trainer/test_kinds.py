@@ -146,14 +146,14 @@ def test_preferences_are_read() -> None:
     row = Row({"prompt": "Two and two?", "chosen": "4", "rejected": "5"}, "f:1")
     assert format_of(row, "auto") == "preference"
     template = PromptTemplate("Q: {{ prompt }}")
-    expected = Preference("Q: Two and two?", "4", "5", "f:1")
+    expected = Preference("Q: Two and two?", "4", "f:1", rejected="5")
     assert to_preferences([row], template, chat=False) == [expected]
     sides = {
         side: messages([("user", "Two and two?"), ("assistant", text)])
         for side, text in (("chosen", "4"), ("rejected", "5"))
     }
     (found,) = to_preferences([Row(sides, "f:1")], PromptTemplate(CHAT), chat=True)
-    assert found == Preference("user:\nTwo and two?\nassistant:\n", "4", "5", "f:1")
+    assert found == Preference("user:\nTwo and two?\nassistant:\n", "4", "f:1", rejected="5")
 
 
 GOOD = {"prompt": "a", "chosen": "b", "rejected": "c"}

@@ -29,6 +29,11 @@ class Example:
     """Parts of the prompt that are learnt, too: see `learnt_turns`."""
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """What the row says to the prompt."""
+        return (self.completion,)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The row's own texts, without wording and completion; of a chat, its turns."""
         found: list[str] = []
@@ -46,13 +51,15 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Preference:
-    """A rendered prompt and two completions, one of which is better: for objectives to come."""
+class Preference(Example):
+    """A rendered prompt and two completions, of which `completion` is the better one."""
 
-    prompt: str
-    chosen: str
-    rejected: str
-    where: str
+    rejected: str = ""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The better one first."""
+        return (self.completion, self.rejected)
 
 
 def format_of(row: Row, wanted: Format) -> Format:
@@ -131,7 +138,7 @@ def to_preferences(
         if chosen == rejected:
             raise DataError(f"{row.where}: 'chosen' and 'rejected' are the same; nothing to prefer")
         _check_text(chosen + rejected, row.where)
-        preferences.append(Preference(prompt, chosen, rejected, row.where))
+        preferences.append(Preference(prompt, chosen, row.where, values, rejected=rejected))
     return preferences
 
 

@@ -93,7 +93,7 @@ class Finder:
         for source in self._sources:
             if source.held.is_suite:
                 # A test item's references may stand in a completion.
-                texts = [(*example.texts, example.completion) for example in kept]
+                texts = [(*example.texts, *example.answers) for example in kept]
                 source.add(rows, kept, self._hasher.words(texts).ngrams(), sketches)
             else:
                 source.add(rows, kept, ngrams, sketches)
@@ -134,7 +134,7 @@ class _Source:
     def _keys(self, example: Example) -> Iterable[str]:
         if not self.held.is_suite:
             return (example.content,)
-        found = [words(text) for text in (*example.texts, example.completion)]
+        found = [words(text) for text in (*example.texts, *example.answers)]
         return [text_hash(one) for one in found if one]
 
     def _find_near(self, numbers: Sequence[int], sketches: Windows) -> None:

@@ -49,6 +49,8 @@ class Objective(ABC):
 
     task: ClassVar[str]
     """PEFT's task type, which decides the model's class: see `trainer.model.CLASSES`."""
+    formats: ClassVar[frozenset[str]] = frozenset({"completion", "chat"})
+    """Kinds of rows that `read` takes, as `data.format` names them."""
     can_pack: ClassVar[bool] = False
     """Whether `collate_packed` may put several examples into a row."""
     scores: ClassVar[tuple[str, ...]] = ()

@@ -97,7 +97,7 @@ def encode_texts(
 def _texts_hash(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        for text in (example.where, example.content, example.prompt, example.completion):
+        for text in (example.where, example.content, example.prompt, *example.answers):
             encoded = text.encode()
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         digest.update(repr(example.learnt).encode())

@@ -53,8 +53,9 @@ def read_texts(
     if first is None:
         raise DataError(f"{', '.join(source.name for source in sources['train'])}: no rows")
     row_format = data.format_of(first, settings.format)
-    chat = row_format == "chat"
-    if row_format == "preference":
+    preferences = row_format == "preference"
+    chat = row_format == "chat" or (preferences and isinstance(first.fields.get("chosen"), list))
+    if preferences and row_format not in objective.formats:
         _refuse_preferences(task, itertools.chain([first], rows), tokenizer, objective)
     targets = objective.target_columns(settings)
     wordings = choose_wordings(task.config, [first], tokenizer, chat, targets)
