@@ -1,6 +1,7 @@
 """Mixtures: rates against the papers' formulas, what an epoch shows, and a run over three tasks."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from trainer.mixture import Mixture, apportion, rates
 from trainer.preflight.prepared import BARE
 from trainer.tokens import Encoded
 from understudy.artifact import verify
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def part(name: str, size: int) -> tuple[str, Examples]:
@@ -175,6 +178,33 @@ def test_tasks_with_one_wording_keep_it(
     template = verify(Path(summary["artifact"])).prompt_template
     assert template is not None
     assert "{{ input }}" in template
+
+
+def test_the_documented_mixture(
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_rows: WriteRows,
+) -> None:
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(name: several\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("several.yaml").write_text(block)
+    rows = make_rows(60)
+    write_rows("notes.jsonl", rows[:20])
+    letters = [f'"{row["input"]}","{row["completion"]}"\n' for row in rows[20:40]]
+    Path("letters.csv").write_text("letter,summary\n" + "".join(letters))
+    Path("reviews").mkdir()
+    write_rows("reviews/train.jsonl", rows[40:])
+    changes = [f"base={base}", "optimiser.max_steps=2", "num_threads=1", "data.validation=0.2"]
+    arguments = [part for change in changes for part in ("--set", change)]
+    summary = train(Path("several.yaml"), capsys, *arguments)
+    data = json.loads((Path(summary["artifact"]) / "run.json").read_text())["data"]
+    assert [task["name"] for task in data["tasks"]] == ["notes", "letters", "reviews"]
+    assert data["files"] == ["notes.jsonl", "letters.csv", "reviews[train]"]
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], Any], str]] = [

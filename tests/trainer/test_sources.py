@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.conftest import make_rows
+from tests.trainer.conftest import WriteConfig, make_rows
 from trainer.config import DatasetConfig
 from trainer.data import Row, open_source, read_rows
 from trainer.errors import DataError
@@ -126,10 +126,18 @@ def test_a_source_tells_how_far_it_has_read(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n[1]\n', ":2: must be an object such as {...}, got a list"),
     ],
 )
-def test_bad_files(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
+def test_bad_files(
+    name: str,
+    content: bytes,
+    expected: str,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    refused: Callable[..., str],
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert refusal(path).startswith(expected), refusal(path)
+    line = refused(write_config(data={"train": str(path)}))
+    assert line.startswith(f"error: {path}{expected}"), line
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The search for held-out examples among the training examples of a run."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,14 +41,15 @@ def without(texts: Sequence[TaskTexts], dropped: frozenset[int]) -> list[TaskTex
     found, begin = [], 0
     for of in texts:
         train = of.split.train
-        kept = [i for i in range(len(train)) if begin + i not in dropped]
+        gone = {i - begin for i in dropped if begin <= i < begin + len(train)}
         begin += len(train)
-        if not kept:
+        if len(gone) == len(train):
             raise DataError(
                 "key 'data.on_leak': every training row overlaps a held-out one, so dropping them "
                 f"leaves nothing to train on{f' of task {of.task.name!r}' if of.task.name else ''}"
             )
-        if len(kept) < len(train):
+        if gone:
+            kept = array("q", (i for i in range(len(train)) if i not in gone))
             of = replace(of, split=replace(of.split, train=Picked(train, kept)))
         found.append(of)
     return found

@@ -70,6 +70,8 @@ class Wordings:
         Decided by a seeded hash of the example's content alone, so that rows added or moved change
         no other row's wording. `examples` are rendered with the first wording.
         """
+        if self.is_single:
+            return [(example, self.all[0].name) for example in examples]
         return [self._reworded(example, seed) for example in examples]
 
     def _reworded(self, example: Example, seed: int) -> tuple[Example, str]:
