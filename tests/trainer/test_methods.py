@@ -309,3 +309,12 @@ def test_what_peft_has_is_offered_or_answered_by_name() -> None:
     assert offered <= methods.METHODS.keys()
     assert {kind.value.lower() for kind in peft.PeftType} - NOT_OFFERED.keys() == offered
     assert not methods.METHODS.keys() & NOT_OFFERED.keys()
+
+
+@pytest.mark.parametrize(("projection", "rate"), [(False, 1e-2), (True, 5e-5)])
+def test_a_projection_learns_at_a_rate_of_its_own(
+    projection: bool, rate: float, bases: dict[str, Path]
+) -> None:
+    method = {"type": "prefix_tuning", "projection": projection}
+    config = method_config(bases["llama"], method, optimiser={"max_steps": 1})
+    assert config.optimiser.learning_rate == rate
