@@ -13,6 +13,8 @@ from torch import Tensor
 from tests.tiny import make_qwen
 from tests.trainer.jobs import configure, exported, job_of, trained, trained_whole_and_resumed
 from trainer import preflight
+from trainer.build import load_base as load_shared
+from trainer.build import make_job
 from trainer.config import TrainConfig
 from trainer.job import Job
 from trainer.methods import METHODS
@@ -337,3 +339,18 @@ def test_plain_lora_starts_as_peft_starts_it(base: Path, tmp_path: Path) -> None
     expected = dict(plain.named_parameters())
     for name, tensor in job.tensors().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_variants_share_a_base_turn_by_turn(quantization: str, base: Path, tmp_path: Path) -> None:
+    """None of them changes it, however its initialisation is defined."""
+    types = ("pissa", "dora", "mica", "loftq")
+    runs = [prepared_for(base, tmp_path, {"type": name}, quantization) for name in types]
+    shared = load_shared(runs[0][0], "CAUSAL_LM")
+    together = [make_job(config, prepared, shared, alone=False) for config, prepared in runs]
+    while not together[0].finished:
+        for job in together:
+            job.train_step()
+    for job, (config, prepared) in zip(together, runs, strict=True):
+        alone = trained(config, prepared).tensors()
+        assert all(torch.equal(tensor, alone[name]) for name, tensor in job.tensors().items())
