@@ -114,6 +114,10 @@ def test_a_run_from_disk_is_the_run_from_memory(
     config = write_config()
     plain = train(config, capsys)
     expected = losses(tmp_path / "run")
+    cache = ("--set", "data.stream=true", "--set", f"data.cache={tmp_path / 'shared'}")
+    found = train(config, capsys, "--overwrite", *cache)
+    assert found["content_hash"] == plain["content_hash"]
+    assert str(tmp_path) not in (Path(found["artifact"]) / "run.json").read_text()
     found = train(config, capsys, "--overwrite", "--set", "data.stream=true")
     assert found["content_hash"] == plain["content_hash"]
     assert losses(tmp_path / "run") == expected

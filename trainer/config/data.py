@@ -118,7 +118,7 @@ class MixtureConfig:
 
 
 # Fields of DataConfig that may hold paths.
-PATH_KEYS = ("train", "validation", "test", "held_out")
+PATH_KEYS = ("train", "validation", "test", "held_out", "cache")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
