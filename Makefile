@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-triton check bench bench-peers bench-adapters proto lock clean
+.PHONY: help demo test test-triton check bench bench-peers bench-adapters bench-training proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -38,6 +38,9 @@ bench-peers: $(READY) $(PEERS)/.installed ## the same beside vLLM's CPU build, w
 
 bench-adapters: $(READY) ## what ten thousand registered adapters cost, and loading beside requests
 	$(BIN)/python -m tests.bench.adapters
+
+bench-training: $(READY) ## measure the trainer's step beside one written with transformers and PEFT
+	$(BIN)/python -m tests.bench.training
 
 proto: $(READY) ## generate the Python stubs from proto/
 	$(BIN)/python scripts/stubs.py

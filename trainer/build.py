@@ -85,7 +85,7 @@ def make_job(
         held.hold(attached, base.held)
     if config.gradient_checkpointing:
         # Of the two forms, the one that also works where nothing that enters a layer is trained.
-        attached.gradient_checkpointing_enable({"use_reentrant": False})
+        attached.activation_checkpointing_enable({"use_reentrant": False})
     collate, why_not = _packing(config, objective, attached)
     judge = None
     if objective.generates and config.loop.metric in SCORES:

@@ -175,7 +175,7 @@ def test_checkpointing_computes_layers_twice_and_the_same_bits(base: Path, metho
     linears = [module for module in model.modules() if isinstance(module, Linear4bit)]
     for module in linears:
         module.register_forward_pre_hook(count)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     loss = summed_loss(model, batch)
     got = gradients(model, loss)
     # What no gradient needs is not computed again.
