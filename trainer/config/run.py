@@ -51,6 +51,8 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Keep only what enters each layer, and compute the layer again on the way back: less memory,
     about a third more time, the same gradients."""
+    allow_memory: bool = False
+    """Train even where the estimate says that there is not enough memory."""
     num_threads: Positive | None = None
     """CPU threads of torch. Null: torch's default. Results repeat exactly for equal numbers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
