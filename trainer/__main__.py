@@ -21,6 +21,7 @@ examples:
   python -m trainer train lora.yaml
   python -m trainer train lora.yaml --set optimiser.epochs=3 --set method.rank=8
   python -m trainer resume runs/lora
+  python -m trainer plan lora.yaml
   python -m trainer verify store/my-adapter/0123456789abcdef
   python -m trainer combine both --adapters first=0.7 second=0.3 --base BASE --store store
   python -m trainer schema > train.schema.json

@@ -140,7 +140,8 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
 
 def config_hash(config: TrainConfig) -> str:
     """sha256, in hex, of everything that decides the result: all but where it goes."""
-    content = {key: value for key, value in config_to_json(config).items() if key != "output"}
+    whole = config_to_json(config)
+    content = {key: value for key, value in whole.items() if key not in ("output", "allow_memory")}
     content["loop"] = {k: v for k, v in content["loop"].items() if k not in _ONLY_SHOWN}
     content["data"] = {k: v for k, v in content["data"].items() if k not in _ONLY_KEPT}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

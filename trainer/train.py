@@ -16,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.config_file import config_hash
 from trainer.distributed import Group
 from trainer.errors import BaseModelError, CheckpointError, InputError
+from trainer.estimate import MemoryEstimate, check_memory
 from trainer.preflight.records import write_records
 from trainer.resolve import detect_hardware, resolve
 from trainer.run_file import Run
@@ -53,13 +54,9 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
     `checkpoint.pt` and `summary.json` into the run's. Where one of several jobs fails, its summary
     holds `error`. Raises TrainerError.
     """
-    hardware = detect_hardware()
-    configs = [_named(run, config, partial(resolve, config, hardware)) for config in run.configs]
-    if configs[0].num_threads is not None:
-        torch.set_num_threads(configs[0].num_threads)
-    whole = replace(run, configs=tuple(configs))
+    whole = resolved(run)
     with (
-        distributed.joined(configs[0].device or "cpu") as group,
+        distributed.joined(whole.configs[0].device or "cpu") as group,
         distributed.folders_of(whole, group) as own,
     ):
         return _train_resolved(own, whole.directory, options, group)
@@ -73,15 +70,7 @@ def _train_resolved(
     quiet = options.quiet or group.rank > 0
     fresh = not (options.resume or options.overwrite)
     with group.together():
-        folder.check_free(run)
-        if fresh:
-            folder.check_unused(run)
-        if options.resume:
-            _check_resumable(directory)
-        prepared = [
-            _named(run, config, partial(preflight.prepare, config, quiet=quiet))
-            for config in configs
-        ]
+        prepared = check(run, directory, options, quiet=quiet).prepared
         base_hash = _base_hash(configs[0])
     if group.rank == 0:
         for line in (line for inputs in prepared for line in inputs.notes):
@@ -106,6 +95,45 @@ def _train_resolved(
         summary = _summary(members, bases)
         folder.write_atomically(run.directory / files.SUMMARY, summary)
     return summary
+
+
+def resolved(run: Run) -> Run:
+    """`run` with what its configurations leave to method and machine. Raises ConfigError.
+
+    Sets torch's number of threads.
+    """
+    hardware = detect_hardware()
+    configs = [_named(run, config, partial(resolve, config, hardware)) for config in run.configs]
+    if configs[0].num_threads is not None:
+        torch.set_num_threads(configs[0].num_threads)
+    return replace(run, configs=tuple(configs))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run that nothing stands against, before the weights load."""
+
+    prepared: list[preflight.Prepared]
+    """The inputs of each job."""
+    memory: MemoryEstimate
+    """Of all jobs together."""
+
+
+def check(run: Run, directory: Path, options: TrainOptions, *, quiet: bool) -> Checked:
+    """Everything that can refuse a resolved run; writes nothing. Raises InputError.
+
+    What is resumed lies in `directory`.
+    """
+    folder.check_free(run)
+    if not (options.resume or options.overwrite):
+        folder.check_unused(run)
+    if options.resume:
+        _check_resumable(directory)
+    prepared = [
+        _named(run, config, partial(preflight.prepare, config, quiet=quiet))
+        for config in run.configs
+    ]
+    return Checked(prepared, check_memory(run.configs, prepared))
 
 
 def _named(run: Run, config: TrainConfig, check: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """Wrong configurations and data: one clear line and exit code 2, before the weights load."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,15 @@ from safetensors.torch import load_file, save_file
 import trainer.model
 from server.models import checks
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
+from trainer.__main__ import main
+from trainer.estimate import memory
+from trainer.methods import METHODS
+from understudy import fingerprint
+
+Refused = Callable[..., str]
+HEADER = "".join(fingerprint.lines([])).strip() + "\n"
+ITEM = '{"task": "t@1", "data": "d", "id": "1", "texts": [], "ngrams": ["HASH"], "sketch": []}'
+NO_NAME = "data.template_name=null"
 
 CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["optimiser.lerning_rate=1"], "'optimiser.lerning_rate' is not known; did you mean 'learning"),
@@ -91,6 +101,24 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["method={type: adalora}"], "PEFT's 'adalora' is not offered: it drops ranks"),
     (["method={type: VERA}"], "PEFT's 'vera' is not offered: it stores a low-rank update"),
     (["optimiser.epochs"], "expected key=value"),
+    (["data.templates=[summarize/*, rate/8]"], "give one of them"),
+    ([NO_NAME, "data.templates=[]"], "key 'data.templates': the list is empty"),
+    ([NO_NAME, "data.templates=[rate/8]"], "'rate' has wordings 0 to 5, and rate/* for all"),
+    ([NO_NAME, "data.templates=[rate, entail]"], "'entail/0' reads hypothesis, premise, 'rate/0'"),
+    ([NO_NAME, "data.templates=['{{ input']"], "key 'data.templates': prompt template, line 1"),
+    (["data.template_name=summarise/*"], "no template 'summarise'; did you mean 'summarize"),
+    (["data.template_name=order", "data.inverted_share=0.5"], "'order/0' has no inverted wordings"),
+    (["data.inverted_share=1"], "key 'data.inverted_share': input should be less than 1"),
+    (
+        ["data.template_name=answer_passage"],
+        "column 'passage' is missing (there is completion, inp",
+    ),
+    (["data.test=0.9"], "'data.validation' and 'data.test': 0.2 and 0.9 leave nothing"),
+    (["data.test=0.0001"], "leaves no test rows; give a larger"),
+    (["data.group_key=customer"], "column 'customer' is missing"),
+    (["data.on_leak=ignore"], "input should be 'refuse', 'drop' or 'warn', got 'ignore'"),
+    (["data.held_out=/nowhere.jsonl"], "key 'data.held_out': /nowhere.jsonl: cannot be read"),
+    (["optimiser.batch_size=100000", "data.max_length=[1]"], "key 'data.max_length'"),
     (["name.x=1"], "--set name.x: 'name' holds a value, not keys"),
     (["name=[1"], "is not valid YAML"),
 ]
@@ -154,6 +182,16 @@ ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
         ['{"input": "\\ud800", "completion": "b"}'],
         ":1: prompt template: a text holds half a surrogate",
     ),
+    (
+        "one row again and again",
+        [{"input": "a", "completion": "b"}] * 5,
+        ":1: all 5 training rows are this one; there is nothing to tell apart",
+    ),
+    (
+        "the prompt is the answer",
+        [{"input": f"text {i}", "completion": f"text {i}"} for i in range(6)],
+        ":1: column 'input', which the prompt shows, holds the text to learn in every row",
+    ),
     ("list", [{"input": "a", "completion": ["b"]}], ":1: column 'completion' must be text"),
 ]
 
@@ -189,6 +227,71 @@ def test_loftq_needs_quantization(write_config: WriteConfig, refused: Callable[.
     assert "key 'method.init': 'loftq' makes up for quantization" in line
 
 
+def test_there_are_many() -> None:
+    assert len(CONFIG_ERRORS) + len(ROWS_ERRORS) + len(CHAT_ERRORS) > 60
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "held.jsonl: holds no fingerprints"),
+        ("{}", "held.jsonl:1: 'format' is None"),
+        (HEADER, "held.jsonl: holds no fingerprints"),
+        (HEADER + '{"task": "t@1"}', "held.jsonl:2: no field 'data'"),
+        (HEADER + ITEM.replace("HASH", "xyz"), "item 1 has a hash that is not 16 hexadecimal"),
+        (
+            HEADER.replace('"version": 2', '"version": 1'),
+            "held.jsonl:1: 'version' is 1, expected 2",
+        ),
+    ],
+)
+def test_fingerprints(
+    text: str, expected: str, write_config: WriteConfig, write_rows: WriteRows, refused: Refused
+) -> None:
+    held = write_rows("held.jsonl", text.splitlines())
+    assert expected in refused(write_config(), "--set", f"data.held_out={held}")
+
+
+def test_everything_is_held_out(
+    write_config: WriteConfig, write_rows: WriteRows, refused: Refused
+) -> None:
+    write_rows("train.jsonl", make_rows(10))
+    held = write_rows("held.jsonl", make_rows(10))
+    overrides = ("--set", f"data.validation={held}", "--set", "data.on_leak=drop")
+    assert "so dropping them leaves nothing to train on" in refused(write_config(), *overrides)
+
+
+def test_not_enough_memory(
+    write_config: WriteConfig, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known from lengths and shapes alone."""
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10 << 20)
+    line = refused(write_config(), "--set", "optimiser.batch_size=40")
+    assert "estimated memory " in line
+    assert "is more than the 10 MiB that is available; lower optimiser.batch_size (40) or" in line
+    assert "gradient_checkpointing=true" in line
+
+
+def test_nothing_trainable(
+    write_config: WriteConfig, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = METHODS["lora"]
+    nothing = dataclasses.replace(lora, num_trainable=lambda outline, settings: 0)
+    monkeypatch.setitem(METHODS, "lora", nothing)
+    assert "it would train no parameter of this base" in refused(write_config())
+
+
+def test_plan_refuses_what_train_refuses(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = write_config()
+    for overrides, expected in CONFIG_ERRORS[::6]:
+        arguments = [part for override in overrides for part in ("--set", override)]
+        assert main(["plan", str(config), *arguments]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("rows", "expected"), [e[1:] for e in ROWS_ERRORS])
 def test_rows(
     rows: list[Any],
@@ -198,7 +301,7 @@ def test_rows(
     refused: Callable[..., str],
 ) -> None:
     path = write_rows("train.jsonl", rows)
-    line = refused(write_config())
+    line = refused(write_config(), "--set", "data.validation=0")
     assert expected in line
     assert str(path) in line
 

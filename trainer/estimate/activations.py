@@ -5,7 +5,7 @@ own list of what it saves is summed up. So any architecture and method is counte
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ def activation_bytes(config: TrainConfig, prepared: Prepared, batch: LargestBatc
     """Bytes that autograd keeps at the end of the forward pass; `config` is resolved."""
     assert config.dtype is not None
     dtype = DTYPES[config.dtype]
-    model: Any = load_outline(config.base, prepared.objective.task).to(dtype)
+    model: Any = load_outline(config.base, prepared.objective.task)
+    model.to(dtype)
     model.requires_grad_(False)
     text = model.config.get_text_config()
     num_layers, width = text.num_hidden_layers, text.hidden_size
@@ -42,8 +43,8 @@ def activation_bytes(config: TrainConfig, prepared: Prepared, batch: LargestBatc
         found = num_layers * num_tokens * per_layer
     if config.gradient_checkpointing:
         # What enters each layer, and one layer computed again, its passing tensors included.
-        return num_layers * num_tokens * width * dtype.itemsize + 2 * found // num_layers
-    return found
+        found = num_layers * num_tokens * width * dtype.itemsize + 2 * found // num_layers
+    return int(found)
 
 
 def _saved(model: Any, batch: LargestBatch, task: str) -> int:

@@ -158,7 +158,7 @@ def _gradient_bytes(config: TrainConfig, prepared: Prepared, batch: LargestBatch
     widest = max(text.hidden_size, getattr(text, "intermediate_size", None) or 0)
     in_layer = NUM_LAYER_GRADIENTS * num_tokens * widest * DTYPES[config.dtype].itemsize
     of_logits = NUM_LOGIT_GRADIENTS * batch.num_terms * text.vocab_size * 4
-    return max(in_layer, of_logits)
+    return int(max(in_layer, of_logits))
 
 
 def size(num_bytes: float) -> str:

@@ -1,6 +1,6 @@
 """Where held-out documents come from: examples of the run, and fingerprints of the eval suite."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def of_examples(source: str, examples: Sequence[Example], hasher: TextHasher) ->
     return Held(source, names, whole, found.ngrams(), found.sketches())
 
 
-def of_files(paths: Iterable[Path]) -> Held:
+def of_files(paths: Sequence[Path]) -> Held:
     """The test items in files of fingerprints. Raises DataError."""
     names: list[str] = []
     whole: dict[str, int] = {}
@@ -66,6 +66,11 @@ def of_files(paths: Iterable[Path]) -> Held:
                 "16 hexadecimal digits; write the file again with `python -m evalsuite "
                 "fingerprints`"
             ) from error
+    if not names:
+        raise DataError(
+            f"key 'data.held_out': {', '.join(map(str, paths))}: holds no fingerprints; write the "
+            "file again with `python -m evalsuite fingerprints`"
+        )
     return Held(SUITE, names, whole, _windows(ngrams), _windows(sketches))
 
 

@@ -11,6 +11,7 @@ from trainer.data.disk import Chained
 from trainer.errors import ConfigError, InputError
 from trainer.methods import METHODS
 from trainer.objectives import OBJECTIVES
+from trainer.preflight.content import check_encoded, check_texts, check_trainable
 from trainer.preflight.encoding import encode_texts
 from trainer.preflight.leaks import look_for_leaks, without
 from trainer.preflight.lengths import max_length_of
@@ -54,6 +55,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
     check_loop(config, outline, objective)
     settings = method.bind(config.method, outline, tokenizer)
     num_trainable = method.num_trainable(outline, settings)
+    check_trainable(num_trainable)
     if num_trainable >= outline.num_parameters() and not method.trains_base:
         raise ConfigError(
             f"key 'method': the adapter would have {num_trainable:,} parameters, the base has "
@@ -73,6 +75,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
         held_out_paths = _paths(config.data.held_out) if config.data.held_out else ()
         report = look_for_leaks(joined(texts), held_out_paths, config.data.on_leak)
         texts = without(texts, report.dropped)
+        check_texts(joined(texts).train)
         objective = objective.bound(joined(texts).train)
         num_trainable += len(objective.labels) * model.head_width(outline)
         encoded = [
@@ -82,6 +85,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
             for of in texts
         ]
     train, validation = mix(config, tasks, encoded)
+    check_encoded(config, train)
     return Prepared(
         tokenizer=tokenizer,
         outline=outline,

@@ -3,13 +3,14 @@
 They import the libraries behind them only when they run, for those take seconds to load.
 """
 
-from trainer.verbs import combine, inspect, merge, pretrain, resume, schema, train, verify
+from trainer.verbs import combine, inspect, merge, plan, pretrain, resume, schema, train, verify
 from trainer.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         train.VERB,
+        plan.VERB,
         resume.VERB,
         verify.VERB,
         combine.VERB,
