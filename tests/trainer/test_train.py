@@ -215,7 +215,7 @@ def test_schema_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     optimiser = schema["$defs"]["OptimiserConfig"]["properties"]
     assert "AdamW" not in optimiser["batch_size"]["description"]
     assert optimiser["batch_size"]["description"] == "Examples per forward pass."
-    assert set(schema["required"]) == {"name", "base", "data", "output"}
+    assert set(schema["anyOf"][0]["required"]) == {"name", "base", "data", "output"}
 
 
 def test_verify_names_what_was_changed(
