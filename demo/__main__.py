@@ -22,13 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from demo import processes
 from demo.mixed import Part, play
-from demo.processes import ChildError, Terminated, python
 from demo.roles import BASE, CONFIGS, ROLES, Role
 from demo.summary import shortfalls, summarize
 from demo.tasks.rows import read_inputs
-from understudy import Client, RawPrompt, UnderstudyError
+from understudy import Client, RawPrompt, UnderstudyError, processes
+from understudy.processes import ChildError, Terminated, python
 
 NUM_VALIDATION = 64
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo import processes
-from demo.processes import ChildError, python
 from demo.roles import BASE, ROLES
+from understudy import processes
+from understudy.processes import ChildError, python
 
 _ADAPTERS = ",".join(["base", *(role.adapter for role in ROLES)])
 # Prose that no adapter was trained on, for what they forgot of it.

@@ -34,6 +34,12 @@ def is_main() -> bool:
     return num_launched() == 1 or int(os.environ.get("RANK") or 0) == 0
 
 
+def check_single(verb: str) -> None:
+    """Raises ConfigError in one of several processes, for a verb that runs in one."""
+    if num_launched() > 1:
+        raise ConfigError(f"{verb} runs in one process; start it without `accelerate launch`")
+
+
 class Group:
     """One process alone: nothing is shared, and nothing changes."""
 

@@ -117,7 +117,7 @@ class Job:
         settings = self.config.loop
         if settings.patience is None:
             return False
-        scores = [self._score_at(step) for step in sorted(self.validation_losses)]
+        scores = [self.score_at(step) for step in sorted(self.validation_losses)]
         return num_without_gain(scores, settings.min_delta) >= settings.patience
 
     @property
@@ -194,7 +194,7 @@ class Job:
                 metrics |= self.group.by_main(lambda: judge(self.model))
         self.validation_losses[self.step] = loss
         self.validation_metrics[self.step] = metrics
-        if self.best is None or self._score_at(self.step) > self._score_at(self.best.step):
+        if self.best is None or self.score_at(self.step) > self.score_at(self.best.step):
             self.best = Best(self.step, loss, self.tensors())
         self.elapsed_s += time.monotonic() - begin
         return loss
@@ -253,7 +253,7 @@ class Job:
         self.validation_metrics = state["validation_metrics"]
         self.best = None if state["best"] is None else Best(*state["best"])
 
-    def _score_at(self, step: int) -> float:
+    def score_at(self, step: int) -> float:
         """What `loop.metric` was at a validation, so that larger is better."""
         if self.config.loop.metric == "loss":
             return -self.validation_losses[step]

@@ -24,6 +24,10 @@ from trainer.shared import SharedBase
 from understudy.artifact import ArtifactError, base_fingerprint
 
 T = TypeVar("T")
+Bases = dict[tuple[str, str], SharedBase]
+"""Bases in memory, by task and quantization."""
+Watch = Callable[[int, float], None]
+"""Gets step and score, larger being better, after a validation."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,17 @@ def train(config: TrainConfig, options: TrainOptions) -> dict[str, Any]:
     return summary
 
 
-def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
+def train_all(
+    run: Run,
+    options: TrainOptions,
+    kept: Bases | None = None,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
     """Trains every job of `run` over one base; returns `jobs`, the summary of each, and `memory`.
+
+    Bases in `kept` are taken from there, and those loaded are put there, for the next run over the
+    same base on the same device; they are left as they were. `watch` gets step and score, larger
+    being better, after each validation of a single job, and may raise to end the run there.
 
     Writes `metrics.jsonl`, `loss.png` and `adapter/` into each job's folder, and `config.json`,
     `checkpoint.pt` and `summary.json` into the run's. Where one of several jobs fails, its summary
@@ -59,11 +72,16 @@ def train_all(run: Run, options: TrainOptions) -> dict[str, Any]:
         distributed.joined(whole.configs[0].device or "cpu") as group,
         distributed.folders_of(whole, group) as own,
     ):
-        return _train_resolved(own, whole.directory, options, group)
+        return _train_resolved(own, whole.directory, options, group, kept, watch)
 
 
 def _train_resolved(
-    run: Run, directory: Path, options: TrainOptions, group: Group
+    run: Run,
+    directory: Path,
+    options: TrainOptions,
+    group: Group,
+    kept: Bases | None,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     """Of one of the processes in `group`; what is resumed lies in `directory`."""
     configs = run.configs
@@ -90,8 +108,17 @@ def _train_resolved(
             for config, inputs in zip(configs, prepared, strict=True):
                 write_records(config, inputs)
             tasks = sorted({inputs.objective.task for inputs in prepared})
-            bases = {task: load_base(configs[0], task) for task in tasks}
-        turns.run(members, bases, run.directory, saved, quiet=quiet, group=group)
+            bases = {task: _base(configs[0], task, kept) for task in tasks}
+        turns.run(
+            members,
+            bases,
+            run.directory,
+            saved,
+            alone=len(members) == 1 and kept is None,
+            quiet=quiet,
+            watch=watch,
+            group=group,
+        )
         summary = _summary(members, bases)
         folder.write_atomically(run.directory / files.SUMMARY, summary)
     return summary
@@ -134,6 +161,16 @@ def check(run: Run, directory: Path, options: TrainOptions, *, quiet: bool) -> C
         for config in run.configs
     ]
     return Checked(prepared, check_memory(run.configs, prepared))
+
+
+def _base(config: TrainConfig, task: str, kept: Bases | None) -> SharedBase:
+    key = (task, config.quantization)
+    if kept is None or key not in kept:
+        loaded = load_base(config, task)
+        if kept is None:
+            return loaded
+        kept[key] = loaded
+    return kept[key]
 
 
 def _named(run: Run, config: TrainConfig, check: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ but weights that nobody writes. So each ends with the bits that it would have al
 fails ends alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,13 @@ class Member:
         assert self._job is not None, f"{self.name} has ended"
         return self._job
 
+    def fresh_score(self) -> tuple[int, float] | None:
+        """Step and score of a validation in the last turn; None if there was none."""
+        job = self._job
+        if job is None or job.step not in job.validation_losses:
+            return None
+        return job.step, job.score_at(job.step)
+
     def _end(self) -> None:
         """Exports and publishes. Its modules go; its state stays for the run's checkpoints."""
         self._keep()
@@ -138,17 +145,20 @@ def run(
     directory: Path,
     saved: dict[str, checkpoint.Saved],
     *,
+    alone: bool,
     quiet: bool,
+    watch: Callable[[int, float], None] | None = None,
     group: Group = ALONE,
 ) -> None:
     """Trains all members to their ends, from `saved` on, with checkpoints in `directory`.
 
     `group` are the processes that do, the first of which saves. `bases` holds the base once for
-    every task that the members' objectives ask for. A member that fails holds its error; a
-    member alone raises it. Raises InterruptedRunError after saving a checkpoint, and
+    every task that the members' objectives ask for. A member that fails holds its error; a single
+    member raises it. `alone`: nobody needs the base's modules after it. `watch` as in `train_all`.
+    Raises InterruptedRunError after saving a checkpoint, and
     OutputError.
     """
-    alone = len(members) == 1
+    single = len(members) == 1
     with loop.stop_on_signal() as stop, ExitStack() as stack:
         for member in members:
             base = bases[member.prepared.objective.task]
@@ -169,7 +179,9 @@ def run(
                         save()
                         raise InterruptedRunError(number, _steps(members), directory)
                     due = member.turn() or due
-                    if member.error is not None and not alone:
+                    if watch is not None and (score := member.fresh_score()) is not None:
+                        watch(*score)
+                    if member.error is not None and not single:
                         view.print(member.name, f"failed, the others go on: {member.error}")
                 if due:
                     save()
@@ -177,7 +189,7 @@ def run(
             raise OutputError(
                 f"{error}; make room, then continue with `python -m trainer resume {directory}`"
             ) from error
-        if alone and members[0].error is not None:
+        if single and members[0].error is not None:
             raise members[0].error
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from demo import processes
 from demo.__main__ import main
-from demo.processes import ChildError, python
 from demo.roles import CONFIGS, ROLES
 from demo.summary import shortfalls, summarize
 from demo.tasks import TASKS, rows
@@ -22,7 +20,8 @@ from evalsuite.registry import built_in_tasks
 from tests.process import environment
 from tests.tiny import make_base
 from trainer.config_file import load_config
-from understudy import Client
+from understudy import Client, processes
+from understudy.processes import ChildError, python
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,7 +3,19 @@
 They import the libraries behind them only when they run, for those take seconds to load.
 """
 
-from trainer.verbs import combine, inspect, merge, plan, pretrain, resume, schema, train, verify
+from trainer.verbs import (
+    combine,
+    compare,
+    inspect,
+    merge,
+    plan,
+    pretrain,
+    resume,
+    schema,
+    sweep,
+    train,
+    verify,
+)
 from trainer.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
@@ -16,6 +28,8 @@ VERBS: dict[str, Verb] = {
         combine.VERB,
         merge.VERB,
         inspect.VERB,
+        compare.VERB,
+        sweep.VERB,
         schema.VERB,
         pretrain.VERB,
     )

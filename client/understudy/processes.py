@@ -1,4 +1,4 @@
-"""Child processes of the demo: run one to its end, or keep a server for a while."""
+"""Child processes: run one to its end, or keep a server for a while."""
 
 import json
 import shlex
@@ -66,9 +66,16 @@ def _spawn(command: Sequence[str], output: BinaryIO | None = None) -> subprocess
     return child
 
 
-def run(command: Sequence[str], what: str) -> None:
-    """Runs a child to its end with this terminal. Raises ChildError if it fails."""
-    child = _spawn(command)
+def run(command: Sequence[str], what: str, log: Path | None = None) -> None:
+    """Runs a child to its end with this terminal, or with its output in `log`.
+
+    Raises ChildError if it fails.
+    """
+    if log is None:
+        child = _spawn(command)
+    else:
+        with log.open("wb") as output:
+            child = _spawn(command, output)
     try:
         code = child.wait()
     except BaseException:
@@ -76,7 +83,8 @@ def run(command: Sequence[str], what: str) -> None:
         raise
     if code:
         shown = shlex.join(["python", *command[1:]])
-        raise ChildError(f"{what} failed with exit code {code}: {shown}")
+        seen = "" if log is None else f" ({_last_line(log)}; see {log})"
+        raise ChildError(f"{what} failed with exit code {code}: {shown}{seen}")
 
 
 def stop(child: subprocess.Popen[bytes]) -> int:
@@ -92,7 +100,9 @@ def stop(child: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]:
+def server(
+    arguments: Sequence[str], directory: Path, ready_timeout_s: float = READY_TIMEOUT_S
+) -> Iterator[ServerAddress]:
     """A server on a free port for the length of the `with` block; its log lies in `directory`.
 
     Raises ChildError if it does not become ready, or does not end cleanly.
@@ -104,7 +114,7 @@ def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]
     with log.open("wb") as output:
         child = _spawn(command, output)
         try:
-            yield _wait_ready(child, ready_file, log)
+            yield _wait_ready(child, ready_file, log, ready_timeout_s)
         except BaseException:
             stop(child)
             raise
@@ -112,15 +122,20 @@ def server(arguments: Sequence[str], directory: Path) -> Iterator[ServerAddress]
             raise ChildError(f"the server ended with exit code {code}; see {log}")
 
 
-def _wait_ready(child: subprocess.Popen[bytes], ready_file: Path, log: Path) -> ServerAddress:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+def _wait_ready(
+    child: subprocess.Popen[bytes], ready_file: Path, log: Path, timeout_s: float
+) -> ServerAddress:
+    deadline = time.monotonic() + timeout_s
     while not ready_file.exists():
         if (code := child.poll()) is not None:
-            tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-            reason = "".join(tail) or "it said nothing"
-            raise ChildError(f"the server did not start (exit code {code}): {reason}")
+            raise ChildError(f"the server did not start (exit code {code}): {_last_line(log)}")
         if time.monotonic() > deadline:
-            raise ChildError(f"the server was not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
+            raise ChildError(f"the server was not ready after {timeout_s:.0f} s; see {log}")
         time.sleep(0.1)
     ready = json.loads(ready_file.read_text())
     return ServerAddress(address=ready["address"], metrics=ready["metrics"])
+
+
+def _last_line(log: Path) -> str:
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+    return "".join(tail) or "it said nothing"
