@@ -146,10 +146,11 @@ def declared(pyproject: Path, *extras: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        *[(folder, ()) for folder in ("client", "trainer", "demo")],
+        *[(folder, ()) for folder in ("client", "demo")],
+        ("trainer", ("sweep", "tensorboard")),
         ("evalsuite", ("lm-eval",)),
         ("server", ("remote",)),
-        ("tests", ("dev", "remote", "lm-eval")),
+        ("tests", ("dev", "remote", "lm-eval", "tensorboard")),
     ],
 )
 def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
