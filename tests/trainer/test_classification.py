@@ -1,5 +1,6 @@
 """Classifiers: what they learn, that the server answers what was trained, and what is refused."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -11,15 +12,18 @@ import pytest
 import torch
 import yaml
 from torch.nn import functional
+from transformers import Qwen2Config
 
 from server.adapters.artifact import ArtifactLimits, load_artifact
 from server.models import loader as server_loader
-from tests.server.engine.harness import Driver, HeldAdapter
-from tests.tiny import WORDS
+from tests.server.engine.harness import Driver, HeldAdapter, read_adapter
+from tests.tiny import WORDS, make_model
 from tests.trainer.conftest import WriteConfig, WriteRows
+from tests.trainer.jobs import configure, trained
 from tests.trainer.test_train import train
+from trainer import preflight
 from trainer.__main__ import main
-from trainer.config import ClassificationConfig
+from trainer.config import ClassificationConfig, DataConfig
 from trainer.data import Example
 from trainer.log import read_log
 from trainer.methods import METHODS
@@ -164,6 +168,73 @@ def test_metrics_of_known_answers() -> None:
     assert metrics["macro_f1"] == pytest.approx((4 / 5 + 2 / 4 + 1 + 0) / 4)
 
 
+EXTRA: dict[str, dict[str, Any]] = {
+    "layers": {"modules": ["input_layernorm"]},
+}
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose projections have biases, for BitFit."""
+    directory = tmp_path_factory.mktemp("biased") / "qwen2"
+    config = Qwen2Config(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=0,
+        initializer_range=0.2,
+    )
+    return make_model(directory, config)
+
+
+# Full fine-tuning writes a base, and PEFT's form of trained tokens saves nothing beside them.
+HEADLESS = {"full", "trainable_tokens"}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - HEADLESS))
+def test_a_head_beside_every_method_is_served(
+    method: str, base: Path, biased: Path, tmp_path: Path
+) -> None:
+    directory = biased if method == "bitfit" else base
+    settings = {"type": "classification"}
+    config = dataclasses.replace(
+        configure(directory, tmp_path, {"type": method, **EXTRA.get(method, {})}),
+        objective=ClassificationConfig(**settings),
+        data=DataConfig(train=(_written(tmp_path),), template="{{ text }}"),
+    )
+    prepared = preflight.prepare(config)
+    job = trained(config, prepared)
+    parameters = sum(p.numel() for p in job.parameters.values())
+    assert parameters == prepared.num_trainable
+    kind = METHODS[method]
+    kind.save(job.model, tmp_path / "adapter")
+    served = server_loader.load_base(directory, quantization="nf4", kernels="torch")
+    held = HeldAdapter("a", read_adapter(tmp_path / "adapter", served.info))
+    objective, examples = prepared.objective, list(prepared.train)[:3]
+    detached = kind.detach(job.model)
+    reread = kind.reread(detached, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        expected = objective.logits(reread, objective.collate(examples, "cpu")).double()
+    driver = Driver(served)
+    for example, logits in zip(examples, expected, strict=True):
+        inbox = driver.add(example.prompt_ids, held, classify=True)
+        driver.run()
+        scores = sorted(inbox.classified.labels, key=lambda score: score.label)
+        found = torch.tensor([score.logit for score in scores], dtype=torch.float64)
+        assert (found - logits).norm() <= 1e-4 * logits.norm()
+
+
+def _written(folder: Path) -> Path:
+    path = folder / "classes.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in class_rows(30)))
+    return path
+
+
 @pytest.mark.parametrize("method", ["head", "lora"])
 def test_interrupted_and_resumed_equals_uninterrupted(
     method: str,
@@ -258,6 +329,9 @@ def test_labels_unknown_in_training_are_refused(
     assert f"{held}:1: no training row has its label 'icy'" in capsys.readouterr().err
     assert main(["train", str(config), "--set", "data.template='{{ text }} {{ label }}'"]) == 2
     assert "it reads 'label', the text to learn" in capsys.readouterr().err
+    for method in ("full}", "trainable_tokens, tokens: [5]}"):
+        assert main(["train", str(config), "--set", f"method={{type: {method}"]) == 2
+        assert "take head" in capsys.readouterr().err
     assert main(["train", str(config), "--set", "objective={type: supervised}"]) == 2
     assert "'head' trains the head of a classifier" in capsys.readouterr().err
 

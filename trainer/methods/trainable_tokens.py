@@ -7,6 +7,7 @@ import peft
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trainer.config import TrainConfig
 from trainer.config.methods import TrainableTokensConfig
 from trainer.errors import ConfigError
 from trainer.methods.method import Method, unload
@@ -74,7 +75,17 @@ def _id_of(token: int | str, num_rows: int, tokenizer: PreTrainedTokenizerBase) 
     return int(found)
 
 
+def check(config: TrainConfig, outline: PreTrainedModel) -> None:
+    """Raises ConfigError for a classifier: PEFT trains and saves no head beside tokens."""
+    if task_of(outline) == "SEQ_CLS":
+        raise ConfigError(
+            f"key 'method.type': {config.method.type!r} has no place for the head that the "
+            f"objective {config.objective.type!r} trains; take head, or another method"
+        )
+
+
 METHOD = Method(
+    check=check,
     bind=bind,
     attach=attach,
     detach=detach,
