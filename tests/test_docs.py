@@ -24,6 +24,7 @@ PAGES = [
     "docs/operating.md",
     "docs/training.md",
     "docs/dialogsum.md",
+    "docs/pre-flight.md",
     "docs/store.md",
     "docs/evaluation.md",
     "docs/evaluation-runs.md",
