@@ -127,7 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         foreign = ((busy_s() - busy) - (time.process_time() - used)) / seconds
         first = plan.cases[0]
         kept = _kept(bases[first.base], options.device, first)
-    found: dict[str, Any] = {"cases": cases, "kept": kept, "foreign_cores": round(max(0.0, foreign), 2)}
+    found: dict[str, Any] = {
+        "cases": cases,
+        "kept": kept,
+        "foreign_cores": round(max(0.0, foreign), 2),
+    }
     found |= {"device": options.device, "seconds": round(seconds)}
     found |= surroundings(plan, {}, "tests.bench.training")
     _show(found)
