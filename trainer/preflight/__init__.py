@@ -55,7 +55,6 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
     check_loop(config, outline, objective)
     settings = method.bind(config.method, outline, tokenizer)
     num_trainable = method.num_trainable(outline, settings)
-    check_trainable(num_trainable)
     if num_trainable >= outline.num_parameters() and not method.trains_base:
         raise ConfigError(
             f"key 'method': the adapter would have {num_trainable:,} parameters, the base has "
@@ -78,6 +77,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
         check_texts(joined(texts).train)
         objective = objective.bound(joined(texts).train)
         num_trainable += len(objective.labels) * model.head_width(outline)
+        check_trainable(num_trainable)
         encoded = [
             _named(
                 of.task, partial(encode_texts, of, tokenizer, objective, max_length, storage, view)
