@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import trainer.model
-from tests.trainer.conftest import WriteConfig
+from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from trainer import build
 from trainer.__main__ import main
 from trainer.batches import BatchPlan
@@ -163,6 +163,21 @@ def test_what_lowers_memory_lowers_the_estimate(write_config: WriteConfig) -> No
         "dtype=bfloat16",
     ):
         assert total(override) < everything, override
+
+
+def test_a_head_alone_keeps_nothing_of_the_layers_below(
+    write_config: WriteConfig, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """A classifier's pooling looks at real numbers; the layers are counted without it."""
+    rows = [{**row, "completion": "ab"[i % 2]} for i, row in enumerate(make_rows(40))]
+    write_rows("train.jsonl", rows)
+    objective = {"type": "classification", "label_column": "completion"}
+    counted = {}
+    for method in ("head", "lora", "prompt_tuning"):
+        path = write_config(method={"type": method}, objective=objective)
+        counted[method] = estimate_memory(*ready(path, "optimiser.batch_size=16")).activations
+    assert counted["head"] < counted["lora"] / 10
+    assert counted["lora"] < counted["prompt_tuning"] * 2 < counted["lora"] * 8
 
 
 def test_available_memory(tmp_path: Path) -> None:

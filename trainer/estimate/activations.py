@@ -37,7 +37,7 @@ def activation_bytes(config: TrainConfig, prepared: Prepared, batch: LargestBatc
     num_tokens = batch.num_rows * (batch.length + num_virtual)
     try:
         model = METHODS[config.method.type].attach(model, prepared.method, prepared.tokenizer)
-        found = _saved(model, batch, prepared.objective.task)
+        found = _saved(model, batch, prepared.objective.task, num_virtual)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError):
         per_layer = BYTES_PER_TOKEN_AND_WIDTH * width * dtype.itemsize // 2
         found = num_layers * num_tokens * per_layer
@@ -47,7 +47,7 @@ def activation_bytes(config: TrainConfig, prepared: Prepared, batch: LargestBatc
     return int(found)
 
 
-def _saved(model: Any, batch: LargestBatch, task: str) -> int:
+def _saved(model: Any, batch: LargestBatch, task: str, num_virtual: int) -> int:
     own = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}
 
@@ -64,8 +64,7 @@ def _saved(model: Any, batch: LargestBatch, task: str) -> int:
         inputs["decoder_input_ids"] = ids
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), _Fused():
         if task == "SEQ_CLS":
-            inputs["attention_mask"] = torch.ones_like(ids)
-            model(**inputs)
+            _run_backbone(model, ids, num_virtual)
         else:
             hook = _few_logits(model, batch.num_terms)
             try:
@@ -75,6 +74,19 @@ def _saved(model: Any, batch: LargestBatch, task: str) -> int:
             targets = torch.zeros(len(logits), dtype=torch.long, device="meta")
             functional.cross_entropy(logits, targets, reduction="sum")
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+def _run_backbone(model: Any, ids: Tensor, num_virtual: int) -> None:
+    """A classifier up to its head, which looks for padding and so needs real numbers."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(whole, whole.base_model_prefix)
+    if not num_virtual:
+        backbone(input_ids=ids)
+        return
+    # As what is trained in front of the words, they carry gradients on through every layer.
+    shape = (len(ids), ids.shape[1] + num_virtual, whole.config.get_text_config().hidden_size)
+    embeddings = torch.zeros(shape, dtype=whole.dtype, device="meta", requires_grad=True)
+    backbone(inputs_embeds=embeddings)
 
 
 def _few_logits(model: PreTrainedModel, num_terms: int) -> Any:
