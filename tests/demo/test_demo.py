@@ -40,10 +40,11 @@ def test_trained_and_scored_alike(role: Any) -> None:
     assert config.quantization == "nf4"
     assert config.base == Path("demo/base")
     assert config.data.template == task.template
-    assert isinstance(config.data.train, Path)
-    assert isinstance(config.data.validation, Path)
-    assert config.data.train.name == task.train == f"{role.task}.train.jsonl"
-    assert config.data.validation.name == f"{role.task}.validation.jsonl"
+    assert [Path(str(entry)).name for entry in config.data.train] == [task.train]
+    assert task.train == f"{role.task}.train.jsonl"
+    assert isinstance(config.data.validation, tuple)
+    validation = [Path(str(entry)).name for entry in config.data.validation]
+    assert validation == [f"{role.task}.validation.jsonl"]
     assert task.data == f"{role.task}.test.jsonl"
     examples = list(rows(role.task, "train", 50, seed=1))
     if task.choices:
