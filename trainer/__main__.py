@@ -22,7 +22,11 @@ examples:
   python -m trainer train lora.yaml --set optimiser.epochs=3 --set method.rank=8
   python -m trainer resume runs/lora
   python -m trainer plan lora.yaml
-  python -m trainer verify store/my-adapter/0123456789abcdef
+  python -m trainer compare recipes/compare.yaml --methods lora,prompt_tuning
+  python -m trainer sweep recipes/sweep.yaml --trials 8
+  python -m trainer verify store
+  python -m trainer inspect my-adapter@latest --base BASE --store store
+  python -m trainer merge --adapter my-adapter --base BASE --out NEW-BASE --store store
   python -m trainer combine both --adapters first=0.7 second=0.3 --base BASE --store store
   python -m trainer schema > train.schema.json
 """
