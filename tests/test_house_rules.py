@@ -167,3 +167,11 @@ def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
                 if not owners & wanted:
                     missing.append(f"{relative(path)} imports {name}")
     assert missing == []
+
+
+def test_decisions_have_numbers_of_their_own() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [page.name[:4] for page in pages]
+    assert len(set(numbers)) == len(numbers)
+    for page in pages:
+        assert page.read_text(encoding="utf-8").startswith(f"# {page.name[:4]}: ")
