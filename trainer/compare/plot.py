@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 from trainer.compare.table import Change, Result, Score
 
+# Labels of points within this factor of sizes, and share of all scores, would overlap.
+_NEAR_SIZES, _NEAR_SCORES = 8.0, 0.05
+
 
 def plot(result: Result, png: Path, svg: Path) -> None:
     """Draws the result into both files."""
@@ -64,17 +67,27 @@ def _bar(axes: Axes, place: int, score: Score | Change, color: str) -> None:
 
 
 def _sizes(axes: Axes, result: Result) -> None:
-    for row in result.rows:
-        if row.score.value is None:
-            continue
-        axes.plot(row.num_parameters, row.score.value, "o", color="tab:blue", markersize=5)
-        axes.annotate(
-            row.label,
-            (row.num_parameters, row.score.value),
-            textcoords="offset points",
-            xytext=(4, 3),
-            fontsize=7,
+    points = [
+        (row.num_parameters, row.score.value, row.label)
+        for row in result.rows
+        if row.score.value is not None
+    ]
+    spread = max((value for _, value, _ in points), default=0.0) - min(
+        (value for _, value, _ in points), default=0.0
+    )
+    labelled: list[tuple[int, float]] = []
+    for size, value, label in sorted(points):
+        axes.plot(size, value, "o", color="tab:blue", markersize=5)
+        # Where points lie close together, one label above the other.
+        num_near = sum(
+            size < _NEAR_SIZES * other and abs(value - height) <= _NEAR_SCORES * spread
+            for other, height in labelled
         )
+        axes.annotate(
+            label, (size, value),
+            textcoords="offset points", xytext=(4, 3 + 8 * num_near), fontsize=7,
+        )  # fmt: skip
+        labelled.append((size, value))
     axes.set_xscale("log")
     axes.margins(x=0.2)
     axes.grid(alpha=0.3)
