@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         """The mapping of `node`. Raises a YAML error at a repeated key."""
         keys: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # the loader refuses it
             if key_node.value in keys:
                 raise yaml.constructor.ConstructorError(
                     problem=f"key {key_node.value!r} is given twice", problem_mark=node.start_mark
@@ -65,7 +67,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Also of Python, for a date or a number that it cannot hold.
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold keys and values, such as `name: my-adapter`")
@@ -82,8 +85,8 @@ def apply_override(data: Any, override: str) -> None:
         raise ConfigError(f"--set {override!r}: expected key=value, such as optimiser.epochs=2")
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {key}: {text[:80]!r} is not valid YAML") from error
     *parents, last = key.split(".")
     for parent in parents:
         inner: Any = data.setdefault(parent, {}) if isinstance(data, dict) else _item(data, parent)
@@ -102,6 +105,9 @@ def _item(items: list[Any], position: str) -> Any:
 
 def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:
     """The configuration in `data`. Raises ConfigError beginning with `where`."""
+    for key, text in _texts(data):
+        if "\0" in text or (not text.isascii() and _has_surrogate(text)):
+            raise ConfigError(f"{where}: key {key!r}: {text[:80]!r} holds a character of no text")
     try:
         return TypeAdapter(TrainConfig).validate_python(_with_method(data))
     except ValidationError as error:
@@ -109,6 +115,23 @@ def parse_config(data: Mapping[str, Any], where: str) -> TrainConfig:
         # An unknown key is the likely cause of a missing one.
         problems.sort(key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
         raise ConfigError(f"{where}: {_explain(problems[0], data)}") from error
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in nested mappings and lists, each with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{index}]")
+
+
+def _has_surrogate(text: str) -> bool:
+    """Whether it holds half a surrogate pair, which no file and no tokenizer takes."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _with_method(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -176,6 +199,9 @@ def _resolve_location(
     known: list[str] = []
     annotation: Any = TrainConfig
     for part in location:
+        if isinstance(part, int) and not path:
+            path.append(str(part))
+            continue
         if isinstance(part, int):
             path[-1] += f"[{part}]"
             annotation = _element(annotation)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer import files
-from trainer.config import TrainConfig
+from trainer.config import DatasetConfig, TaskConfig, TrainConfig
+from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run_file import Run
@@ -52,16 +53,55 @@ def _lock(directory: Path) -> Iterator[None]:
 
 
 def check_free(run: Run) -> None:
-    """Raises ConfigError if a folder is a file, CheckpointError if another process has one."""
+    """Raises ConfigError if a folder is a file, or holds what is read where the run would replace
+    it, CheckpointError if another process has one."""
     stores = [config.output.store for config in run.configs if config.output.store is not None]
     for key, folders in (("dir", run.directories), ("store", tuple(stores))):
         for folder in folders:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
+    for config in run.configs:
+        for key, path in _kept(config):
+            _check_apart(run, key, path)
     for directory in run.directories:
         if (directory / LOCKS_FILE).exists():
             with _lock(directory):
                 pass
+
+
+def _kept(config: TrainConfig) -> Iterator[tuple[str, Path]]:
+    """Key and path of everything that a run reads, and of what outlives it."""
+    yield "base", config.base
+    yield "output.dir", config.output.dir
+    if config.output.store is not None:
+        yield "output.store", config.output.store
+    for key in PATH_KEYS:
+        for path in _paths_in(getattr(config.data, key)):
+            yield f"data.{key}", path
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, DatasetConfig):
+        yield Path(value.dataset)
+    elif isinstance(value, TaskConfig):
+        yield from _paths_in((value.files, value.validation))
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from _paths_in(inner)
+
+
+def _check_apart(run: Run, key: str, path: Path) -> None:
+    """Raises ConfigError if `path` is, or lies in, what a new run in these folders removes."""
+    for directory in run.directories:
+        for name in (*files.OWN, files.TOKENS):
+            own = directory / name
+            if path.resolve().is_relative_to(own.resolve()):
+                raise ConfigError(
+                    f"key '{key}': {str(path)!r} would be replaced by what the run writes to "
+                    f"{str(own)!r}; set another output.dir"
+                )
 
 
 def check_unused(run: Run) -> None:

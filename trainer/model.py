@@ -64,8 +64,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The base's tokenizer. Raises BaseModelError if there is none, or it ends no sequence."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BaseModelError(f"base {str(directory)!r}: no usable tokenizer: {error}") from error
+    except Exception as error:
+        # The libraries raise what their many readers raise, here and below.
+        message = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"base {str(directory)!r}: no usable tokenizer: {message}") from error
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
             f"base {str(directory)!r}: the tokenizer has no end-of-sequence token, so a model "
@@ -79,7 +81,7 @@ def read_config(directory: Path) -> PreTrainedConfig:
     or it has experts."""
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise BaseModelError(f"base {str(directory)!r}: not a model: {message}") from error
     _refuse_experts(config, directory)
@@ -95,7 +97,7 @@ def load_outline(directory: Path, task: str = "CAUSAL_LM") -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model = CLASSES[task].from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise BaseModelError(f"base {str(directory)!r}: not {WORDS[task]}: {message}") from error
     if task != "SEQ_CLS" and model.get_output_embeddings() is None:

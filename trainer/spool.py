@@ -5,6 +5,7 @@ example), `learnt.bin` (a byte for each id; only where chats have several learnt
 `spool.json`. It is mapped, not read: memory holds what the kernel keeps of it, and lengths.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -88,8 +89,15 @@ class SpoolWriter:
             "facts": dict(facts),
         }
         (self._folder / HEADER).write_text(json.dumps(header), encoding="utf-8")
-        shutil.rmtree(self._path, ignore_errors=True)
-        os.replace(self._folder, self._path)
+        try:
+            os.replace(self._folder, self._path)
+        except OSError:
+            # Something is there: what another process wrote meanwhile, which is the same, or a
+            # damaged one.
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return Spool(self._path)
+            shutil.rmtree(self._path, ignore_errors=True)
+            os.replace(self._folder, self._path)
         return Spool(self._path)
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import trainer.model
 from server.models import checks
@@ -101,6 +102,16 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["method={type: adalora}"], "PEFT's 'adalora' is not offered: it drops ranks"),
     (["method={type: VERA}"], "PEFT's 'vera' is not offered: it stores a low-rank update"),
     (["optimiser.epochs"], "expected key=value"),
+    (["name=2024-13-45"], "--set name: '2024-13-45' is not valid YAML"),
+    (["name=[" + "[" * 5000], "--set name: '[[["),
+    (["seed=1" + "1" * 5000], "--set seed: '111"),
+    (["1=x"], "key '1' is not known"),
+    (['base="a\\0b"'], "key 'base': 'a\\x00b' holds a character of no text"),
+    (['data.train="\\ud800"'], "key 'data.train': '\\ud800' holds a character of no text"),
+    (["optimiser.batch_size=1" + "0" * 20], "'optimiser.batch_size': input should be less than"),
+    (["optimiser.learning_rate=1e+300"], "'optimiser.learning_rate': input should be less than"),
+    (["num_threads=1000000"], "key 'num_threads': input should be less than or equal to 4096"),
+    (["method.rank=1000000000000", "allow_memory=true"], "'method.rank': input should be less"),
     (["data.templates=[summarize/*, rate/8]"], "give one of them"),
     ([NO_NAME, "data.templates=[]"], "key 'data.templates': the list is empty"),
     ([NO_NAME, "data.templates=[rate/8]"], "'rate' has wordings 0 to 5, and rate/* for all"),
@@ -180,7 +191,7 @@ ROWS_ERRORS: list[tuple[str, list[Any], str]] = [
     (
         "surrogate",
         ['{"input": "\\ud800", "completion": "b"}'],
-        ":1: prompt template: a text holds half a surrogate",
+        ":1: a text holds half a surrogate",
     ),
     (
         "one row again and again",
@@ -454,3 +465,113 @@ def test_base_whose_weights_have_another_shape(
     (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 192}))
     line = refused(write_config(base=str(other)))
     assert "mlp.down_proj.weight has shape (64, 128), config.json asks for (64, 192)" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("? [a, b]\n: c\n", "train.yaml:1: not valid YAML: found unhashable key"),
+        (
+            "1: x\nname: a\nbase: b\ndata: {train: x}\noutput: {dir: d}\n",
+            "train.yaml: key '1': keys should be strings",
+        ),
+        ("name: 2024-13-45\n", "train.yaml: not valid YAML: month must be in 1..12"),
+        (f"seed: {'1' * 5000}\n", "train.yaml: not valid YAML: Exceeds the limit"),
+        (f"name: {'[' * 5000}\n", "train.yaml: not valid YAML: maximum recursion depth"),
+    ],
+)
+def test_what_yaml_admits_and_python_does_not(
+    text: str, expected: str, tmp_path: Path, refused: Refused
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    assert f"error: {tmp_path}/{expected}" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden_size", "x", "not a model: "),
+        ("num_attention_heads", 0, "not a model: "),
+        ("hidden_act", "nope", "not a decoder: "),
+    ],
+)
+def test_base_with_a_nonsensical_configuration(
+    key: str, value: Any, expected: str, base: Path, tmp_path: Path, write_config: WriteConfig,
+    refused: Refused,
+) -> None:  # fmt: skip
+    broken = shutil.copytree(base, tmp_path / "broken")
+    content = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(content | {key: value}))
+    assert f"base '{broken}': {expected}" in refused(write_config(base=str(broken)))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_base(
+    base: Path,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Refused where a row holds one of them, and no sooner."""
+    larger = shutil.copytree(base, tmp_path / "larger")
+    tokenizer = AutoTokenizer.from_pretrained(larger)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(larger)
+    config = write_config(base=str(larger))
+    assert main(["plan", str(config), "--json"]) == 0
+    path = write_rows("train.jsonl", [*make_rows(40), {"input": "a zebra", "completion": "x"}])
+    sets = ["--set", "data.validation=0"]
+    expected = f"{path}:41: holds the token 'zebra', number 320 of the base's tokenizer"
+    capsys.readouterr()
+    assert expected in refused(config, *sets)
+
+
+def test_a_group_that_is_no_text(
+    write_config: WriteConfig, tmp_path: Path, refused: Refused
+) -> None:
+    lines = [json.dumps({**row, "g": f"\ud800{i}"}) for i, row in enumerate(make_rows(10))]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    line = refused(write_config(), "--set", "data.group_key=g")
+    assert f"{tmp_path}/train.jsonl:1: a text holds half a surrogate pair" in line
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "leakage.json", "run.html", "tensorboard"])
+def test_output_holds_what_no_run_wrote(
+    name: str, write_config: WriteConfig, tmp_path: Path, refused: Refused
+) -> None:
+    """Such as a folder of data, named by mistake."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    assert f"{folder}: holds a run already ({name})" in refused(write_config())
+    assert (folder / name).read_text() == "mine"
+
+
+def test_what_a_run_reads_is_not_replaced(
+    base: Path, tmp_path: Path, write_config: WriteConfig, refused: Refused
+) -> None:
+    """Not even where it was asked to replace what is there."""
+    config = write_config()
+    folder = tmp_path / "run"
+    shutil.copytree(base, folder / "base")
+    shutil.copy(tmp_path / "train.jsonl", folder / "test.jsonl")
+    (folder / "store").symlink_to(folder / "adapter")
+    for key, path, own in (
+        ("base", folder / "base", "base"),
+        ("data.train", folder / "test.jsonl", "test.jsonl"),
+        ("data.cache", folder / "tokens" / "all", "tokens"),
+        ("output.store", folder / "store", "adapter"),
+    ):
+        line = refused(config, "--overwrite", "--set", f"{key}={path}")
+        assert f"key '{key}': '{path}' would be replaced by what the run writes to" in line
+        assert f"'{folder / own}'; set another output.dir" in line
+    assert (folder / "base" / "config.json").is_file()
+
+
+def test_no_job_lies_where_another_replaces(write_config: WriteConfig, refused: Refused) -> None:
+    config = write_config(jobs=[{"name": "one"}, {"name": "two", "output": {"dir": "DIR"}}])
+    text = config.read_text().replace("DIR", str(config.parent / "run" / "base"))
+    config.write_text(text)
+    assert "key 'output.dir': " in refused(config)

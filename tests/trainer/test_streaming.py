@@ -18,14 +18,14 @@ import trainer.preflight.reading
 from tests.tiny import WORDS
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from tests.trainer.test_train import train
-from trainer import preflight, tokens
+from trainer import files, preflight, tokens
 from trainer.__main__ import main
 from trainer.config_file import load_config
 from trainer.data.disk import Chained, DiskList, Picked
 from trainer.examples import InMemory
 from trainer.log import read_log
 from trainer.objectives.supervised import Supervised
-from trainer.preflight.storage import FOLDER, MAX_IN_MEMORY_BYTES, Disk, Memory, storage_for
+from trainer.preflight.storage import MAX_IN_MEMORY_BYTES, Disk, Memory, storage_for
 from trainer.resolve import Hardware, resolve
 from trainer.spool import Spool, SpoolWriter
 from trainer.tokens import Encoded
@@ -122,7 +122,7 @@ def test_a_run_from_disk_is_the_run_from_memory(
     assert found["content_hash"] == plain["content_hash"]
     assert losses(tmp_path / "run") == expected
     # The run's own tokens go with the run.
-    assert not (tmp_path / "run" / FOLDER).exists()
+    assert not (tmp_path / "run" / files.TOKENS).exists()
 
 
 def test_large_files_go_to_disk_by_themselves(write_config: WriteConfig) -> None:
@@ -196,7 +196,7 @@ def test_a_resumed_run_does_not_tokenize_again(
 
     monkeypatch.setattr(Supervised, "summed_loss", interrupted)
     assert main(["train", str(config), "--overwrite", *stream]) == 130
-    assert len(list((tmp_path / "run" / FOLDER).iterdir())) == 2
+    assert len(list((tmp_path / "run" / files.TOKENS).iterdir())) == 2
     num_encoded.clear()
     resumed = train(config, capsys, "--resume", *stream)
     assert resumed["content_hash"] == whole["content_hash"]
@@ -228,10 +228,23 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     if gone == 0:
         os._exit(0)
     os.waitpid(gone, 0)
-    for process in (gone, os.getpid()):
+    # In a container a process gets the number of the one that was killed before it.
+    for process in (gone, os.getpid(), os.getppid()):
         (tmp_path / f"key.{process}.partial").mkdir()
     Disk(tmp_path, 320, masked=False)
-    assert [path.name for path in tmp_path.iterdir()] == [f"key.{os.getpid()}.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"key.{os.getppid()}.partial"]
+
+
+def test_two_processes_write_the_same_spool(tmp_path: Path) -> None:
+    """Whoever is second takes what is there, and neither loses what it has open."""
+    path, example = tmp_path / "key", Encoded((1, 2), (3,), "rows.jsonl:1")
+    with SpoolWriter(path, 320, masked=False) as first:
+        first.append(example)
+        with SpoolWriter(path.with_name("other"), 320, masked=False) as second:
+            second._path = path
+            second.append(example)
+            read = first.finish({})
+            assert list(second.finish({})) == list(read) == list(Spool(path)) == [example]
 
 
 def test_a_folder_that_cannot_be_written(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trainer.config.common import STRICT, Positive
+from trainer.config.common import STRICT
 from trainer.config.data import DataConfig
 from trainer.config.methods import LoraConfig, Method
 from trainer.config.objectives import Objective, SupervisedConfig
@@ -53,7 +53,7 @@ class TrainConfig:
     about a third more time, the same gradients."""
     allow_memory: bool = False
     """Train even where the estimate says that there is not enough memory."""
-    num_threads: Positive | None = None
+    num_threads: Annotated[int, Field(gt=0, le=4096)] | None = None
     """CPU threads of torch. Null: torch's default. Results repeat exactly for equal numbers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the split, the order of examples, the initial adapter and dropout."""

@@ -20,7 +20,7 @@ class OptimiserConfig:
 
     learning_rate: PositiveFloat | None = None
     """Largest step size. Null: the method's default, which is for the AdamWs."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = 0.0
     """Decoupled weight decay per unit of learning rate. Adapters are small and start near zero."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay of AdamW's two moments; the first is SGD's momentum. Adafactor has its own."""

@@ -200,7 +200,10 @@ def column_text(row: Row, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "null" if value is None else type(value).__name__
         raise DataError(f"{row.where}: column {name!r} must be text, got {kind}")
-    return str(value)
+    text = str(value)
+    if not text.isascii():
+        _check_text(text, row.where)
+    return text
 
 
 def _from_messages(row: Row, column: str = "messages") -> tuple[Values, str]:

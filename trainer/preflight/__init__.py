@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from torch import nn
+from transformers import PreTrainedModel
 
 from trainer import model
 from trainer.config import TrainConfig
@@ -11,7 +14,7 @@ from trainer.data.disk import Chained
 from trainer.errors import ConfigError, InputError
 from trainer.methods import METHODS
 from trainer.objectives import OBJECTIVES
-from trainer.preflight.content import check_encoded, check_texts, check_trainable
+from trainer.preflight.content import check_encoded, check_ids, check_texts, check_trainable
 from trainer.preflight.encoding import encode_texts
 from trainer.preflight.leaks import look_for_leaks, without
 from trainer.preflight.lengths import max_length_of
@@ -86,6 +89,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
         ]
     train, validation = mix(config, tasks, encoded)
     check_encoded(config, train)
+    check_ids((train, validation), tokenizer, _num_embeddings(outline))
     return Prepared(
         tokenizer=tokenizer,
         outline=outline,
@@ -121,6 +125,10 @@ def _named(task: Task, check: Callable[[], T]) -> T:
         if not task.name:
             raise
         raise type(error)(f"task {task.name!r}: {error}") from error
+
+
+def _num_embeddings(outline: PreTrainedModel) -> int:
+    return int(cast(nn.Embedding, outline.get_input_embeddings()).weight.shape[0])
 
 
 def _paths(value: Path | tuple[Path, ...]) -> tuple[Path, ...]:

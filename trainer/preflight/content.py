@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from trainer.config import TrainConfig
 from trainer.data import Example
 from trainer.errors import ConfigError, DataError
@@ -52,3 +54,21 @@ def check_encoded(config: TrainConfig, train: Examples) -> None:
             f"{train[0].where}: no completion has a token beside the one that ends it, so there is "
             "nothing to learn; look at data.completion_column"
         )
+
+
+def check_ids(parts: Sequence[Examples], tokenizer: PreTrainedTokenizerBase, num_rows: int) -> None:
+    """Raises DataError for a token that the tokenizer knows and the base has no embedding of, of
+    `num_rows`.
+
+    Reads the examples only where there are such tokens.
+    """
+    if max(tokenizer.get_vocab().values(), default=0) < num_rows:
+        return
+    for example in (example for part in parts for example in part):
+        if (largest := max(example.input_ids, default=0)) >= num_rows:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            raise DataError(
+                f"{example.where}: holds the token {token!r}, number {largest} of the base's "
+                f"tokenizer, but its weights have {num_rows} embeddings; take the tokenizer that "
+                "belongs to them"
+            )

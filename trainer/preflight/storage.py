@@ -5,11 +5,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer import files
 from trainer.config import TrainConfig
 from trainer.data import Source
 from trainer.data.disk import DiskList
@@ -18,9 +20,10 @@ from trainer.examples import Examples, InMemory
 from trainer.spool import FORMAT, Spool, SpoolWriter
 from trainer.tokens import Encoded
 
-FOLDER = "tokens"
 # As rows, texts and token ids of Python, files of this size together take many times as much.
 MAX_IN_MEMORY_BYTES = 64 << 20
+# Named by its key; with the number of the process that writes it.
+_SPOOL = re.compile(r"[0-9a-f]{64}(\.\d+\.partial)?")
 
 Texts = list[Any] | DiskList[Any]
 Append = Callable[[Encoded], None]
@@ -98,13 +101,19 @@ def storage_for(config: TrainConfig, sources: Sequence[Source], num_ids: int) ->
         wanted = sum(source.num_bytes for source in sources) > MAX_IN_MEMORY_BYTES
     if not wanted:
         return Memory()
-    folder = config.data.cache or config.output.dir / FOLDER
+    folder = config.data.cache or config.output.dir / files.TOKENS
     return Disk(folder, num_ids, masked=config.data.assistant_turns == "all")
 
 
 def discard(config: TrainConfig) -> None:
     """Removes the run's own spools; those in a `data.cache` stay for other runs."""
-    shutil.rmtree(config.output.dir / FOLDER, ignore_errors=True)
+    folder = config.output.dir / files.TOKENS
+    for spool in folder.glob("*"):
+        if _SPOOL.fullmatch(spool.name):
+            shutil.rmtree(spool, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        # Not if it holds what no run has written.
+        folder.rmdir()
 
 
 def hash_of(*parts: Any) -> str:
@@ -118,7 +127,10 @@ def _sweep(folder: Path) -> None:
     """Removes what processes that are gone left half-written."""
     for partial in folder.glob("*.partial"):
         process = partial.name.split(".")[-2]
-        if not process.isdecimal() or not _is_alive(int(process)):
+        # What has this process's own number was left by one before it: in a container, numbers
+        # begin anew with every start.
+        is_own = process == str(os.getpid())
+        if is_own or not process.isdecimal() or not _is_alive(int(process)):
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -65,7 +65,7 @@ def attach_outline(outline: PreTrainedModel, settings: LoraConfig) -> peft.PeftM
             model = peft.get_peft_model(
                 copy.deepcopy(outline), _peft_config(outline, settings), low_cpu_mem_usage=True
             )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         message = " ".join(str(error).split())[:300]
         raise ConfigError(f"key 'method': PEFT refuses it: {message}") from error
     _freeze(model, settings)
