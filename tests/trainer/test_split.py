@@ -94,3 +94,25 @@ def test_the_test_part_is_a_task_of_the_eval_suite(
     assert set(later) >= set(kept)
     train(config, capsys, "--overwrite", "--set", "optimiser.max_steps=1")
     assert not (tmp_path / "run" / "test.jsonl").exists()
+
+
+def test_rows_with_their_answers_in_different_columns_are_no_task(
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """The eval suite reads one column: half of the references would be missing."""
+    rows = make_rows(40)
+    first = write_rows("first.jsonl", rows)
+    other = [{"input": f"x {row['input']}", "answer": row["completion"]} for row in rows]
+    second = {"name": "b", "files": str(write_rows("second.jsonl", other))}
+    data = {"validation": 0, "test": 0.2, "template": "{{ input }}"}
+    for own, is_task in ({"completion_column": "answer"}, False), ({}, True):
+        if is_task:
+            write_rows("second.jsonl", [{**row, "completion": row["answer"]} for row in other])
+        tasks = [{"name": "a", "files": str(first)}, {**second, **own}]
+        config = write_config(data={**data, "train": tasks})
+        train(config, capsys, "--overwrite", "--set", "optimiser.max_steps=1")
+        assert (tmp_path / "run" / "test.jsonl").exists()
+        assert (tmp_path / "run" / "test.yaml").exists() == is_task

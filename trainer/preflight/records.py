@@ -9,13 +9,14 @@ import yaml
 from trainer import files
 from trainer.config import TrainConfig
 from trainer.preflight.prepared import Prepared
+from trainer.preflight.tasks import tasks_of
 
 
 def write_records(config: TrainConfig, prepared: Prepared) -> None:
     """Writes `leakage.json`, and `test.jsonl` where a share was held out for the eval suite.
 
-    Where the template reads `input` alone, `test.yaml` beside it is the task of these rows for
-    `python -m evalsuite`.
+    Where the template reads `input` alone, and all rows have the text to learn in one column,
+    `test.yaml` beside it is the task of these rows for `python -m evalsuite`.
     """
     folder = config.output.dir
     for name in files.PREFLIGHT:
@@ -26,13 +27,14 @@ def write_records(config: TrainConfig, prepared: Prepared) -> None:
     with (folder / files.TEST).open("w", encoding="utf-8") as file:
         for row in prepared.test_rows:
             file.write(json.dumps(dict(row.fields), ensure_ascii=False, default=str) + "\n")
-    if prepared.template.variables == {"input"}:
-        text = yaml.safe_dump(_task(config, prepared), sort_keys=False, allow_unicode=True)
+    columns = {prepared.objective.target_columns(t.config.data)[0] for t in tasks_of(config)}
+    if prepared.template.variables == {"input"} and len(columns) == 1:
+        task = _task(config, prepared, columns.pop())
+        text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
         (folder / files.TEST_TASK).write_text(text, encoding="utf-8")
 
 
-def _task(config: TrainConfig, prepared: Prepared) -> dict[str, Any]:
-    (column,) = prepared.objective.target_columns(config.data)[:1]
+def _task(config: TrainConfig, prepared: Prepared, column: str) -> dict[str, Any]:
     return {
         "name": "test",
         "source": f"held out from the training data of {config.name}",
