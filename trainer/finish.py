@@ -12,6 +12,7 @@ from trainer.config import DatasetConfig, TaskConfig, TrainConfig
 from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json
 from trainer.data.hub import without_folders
+from trainer.errors import OutputError
 from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
 from trainer.generated import Sample, spread
 from trainer.job import Job
@@ -20,12 +21,13 @@ from trainer.methods import METHODS
 from trainer.page import write_page
 from trainer.preflight.storage import discard
 from understudy import store
+from understudy.artifact import ArtifactError
 
 
 def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity) -> dict[str, Any]:
     """Exports, checks and publishes what `job` trained; returns the summary for `--json`.
 
-    Consumes the job's model. Raises ExportError, or StoreError of `understudy`.
+    Consumes the job's model. Raises ExportError, or OutputError if it cannot be published.
     """
     config = job.config
     output = config.output.dir
@@ -90,7 +92,11 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
     discard(config)
     version = None
     if config.output.store is not None and config.output.publish and not method.trains_base:
-        version = store.publish(exported.directory, config.output.store, config.name)
+        place = config.output.store / config.name
+        try:
+            version = store.publish(exported.directory, config.output.store, config.name)
+        except (OSError, ArtifactError) as error:
+            raise OutputError.of(place, error) from error
     return {
         "name": config.name,
         "method": config.method.type,

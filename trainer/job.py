@@ -254,9 +254,11 @@ class Job:
         self.best = None if state["best"] is None else Best(*state["best"])
 
     def score_at(self, step: int) -> float:
-        """What `loop.metric` was at a validation, so that larger is better."""
+        """What `loop.metric` was at a validation, so that larger is better; minus infinity for what
+        is no number, with which nothing compares."""
         if self.config.loop.metric == "loss":
-            return -self.validation_losses[step]
+            loss = self.validation_losses[step]
+            return -math.inf if math.isnan(loss) else -loss
         return self.validation_metrics[step][self.config.loop.metric]
 
     def _batch(self, examples: Examples, indices: Indices) -> Any:

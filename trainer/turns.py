@@ -187,7 +187,7 @@ def run(
                     save()
         except OutputError as error:
             raise OutputError(
-                f"{error}; make room, then continue with `python -m trainer resume {directory}`"
+                f"{error}; mend that, then continue with `python -m trainer resume {directory}`"
             ) from error
         if single and members[0].error is not None:
             raise members[0].error

@@ -1,5 +1,6 @@
 """The run's page and its TensorBoard files: what they show is what was logged."""
 
+import math
 import re
 import struct
 from html.parser import HTMLParser
@@ -104,6 +105,8 @@ def test_charts_place_points_where_they_belong() -> None:
     assert y0 - y1 == pytest.approx(2 * (y2 - y1), abs=0.2)
     assert f'class="mark" x1="{x1}"' in svg
     assert chart([Line("loss", [], "main")]) == ""
+    assert chart([Line("loss", [(0, math.inf), (1, math.nan)], "main")]) == ""
+    assert chart([Line("loss", [(0, 2.0), (1, math.inf)], "main", dots=True)]).count("<circle") == 1
     assert "<svg" in chart([Line("loss", [(1, 0.0)], "main")])
     assert ">5e-6<" in chart([Line("rate", [(1, 0.0), (2, 2e-5)], "main")])
 

@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     assert run(["train", str(config), "--quiet"], log, fault) == 1
     assert log.read_text() == (
         f"error: {directory}/checkpoint.pt: could not be written: File too large; "
-        "the one before it is intact; make room, then continue with `python -m trainer resume "
+        "the one before it is intact; mend that, then continue with `python -m trainer resume "
         f"{directory}`\n"
     )
     assert state(directory)["step"] == 2
@@ -263,5 +263,5 @@ def test_a_full_disk_elsewhere_names_the_file_and_how_to_go_on(
     line = log.read_text()
     assert line.count("\n") == 1
     assert line.startswith(f"error: {directory}")
-    assert "could not be written: File too large; make room, then continue with" in line
+    assert "could not be written: File too large; mend that, then continue with" in line
     assert train(config, capsys, "--resume")["steps"] == 6

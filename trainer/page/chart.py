@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -28,8 +28,12 @@ class Line:
 
 
 def chart(lines: Sequence[Line], mark: float | None = None, mark_name: str = "") -> str:
-    """An SVG element; `mark` is a step to draw a line at. Empty without points."""
-    drawn = [line for line in lines if line.points]
+    """An SVG element; `mark` is a step to draw a line at. Empty without points.
+
+    Points that are not finite are left out.
+    """
+    finite = [replace(one, points=[p for p in one.points if math.isfinite(p[1])]) for one in lines]
+    drawn = [line for line in finite if line.points]
     if not drawn:
         return ""
     xs = [x for line in drawn for x, _ in line.points]
