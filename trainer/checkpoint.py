@@ -4,7 +4,7 @@ import errno
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from trainer.errors import CheckpointError, OutputError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,18 @@ class Identity:
     config: str
     data: str
     base: str
+    """Its weights and tokenizer."""
+    reading: str = ""
+    """What tells how those are read: the base's `config.json`, and the texts of the wordings."""
 
     def difference(self, other: "Identity") -> str | None:
         """The first part that differs, in words."""
-        parts = {"config": "configuration", "data": "training data", "base": "base model"}
+        parts = {
+            "config": "configuration",
+            "data": "training data",
+            "base": "base model",
+            "reading": "base's config.json, or a wording of the library,",
+        }
         return next((w for k, w in parts.items() if getattr(self, k) != getattr(other, k)), None)
 
 
@@ -50,7 +58,7 @@ def save(path: Path, jobs: Mapping[str, Saved]) -> None:
         "format": FORMAT,
         "jobs": {
             name: {
-                "identity": (saved.identity.config, saved.identity.data, saved.identity.base),
+                "identity": astuple(saved.identity),
                 "state": saved.state,
                 "num_log_bytes": saved.num_log_bytes,
             }

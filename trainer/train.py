@@ -240,4 +240,5 @@ def _identity(
         config=config_hash(config),
         data=prepared.data_hash(),
         base=base_hash,
+        reading=prepared.reading_hash(),
     )

@@ -203,6 +203,29 @@ def test_another_run_is_not_resumed(
     assert "damaged checkpoint" in refused("resume", directory)
 
 
+def test_another_reading_of_the_same_files_is_not_resumed(
+    write_config: WriteConfig,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    base: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither weights nor configuration tell of them."""
+    own = shutil.copytree(base, tmp_path / "own")
+    train(write_config(base=str(own)), capsys)
+    directory, path = tmp_path / "run", own / "config.json"
+    content = path.read_text()
+    path.write_text(json.dumps(json.loads(content) | {"rms_norm_eps": 1e-3}))
+    assert "the base's config.json, or a wording" in refused("resume", directory)
+    path.write_text(content)
+    later = [("summarize/0", "{{ input }}\n\nIn short:\n")]
+    monkeypatch.setattr("trainer.preflight.wording.named", lambda *_: later)
+    assert "or a wording of the library, is not that" in refused("resume", directory)
+    monkeypatch.undo()
+    assert main(["resume", str(directory), "--quiet"]) == 0
+
+
 def test_what_holds_no_run_is_not_resumed(tmp_path: Path, refused: Callable[..., str]) -> None:
     assert "holds no run to resume" in refused("resume", tmp_path)
     assert "holds no run to resume" in refused("resume", tmp_path / "none")

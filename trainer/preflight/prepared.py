@@ -1,6 +1,7 @@
 """What pre-flight hands to the run."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,17 @@ class Prepared:
         hashes = [source.sha256() for source in self.sources]
         hashes += [file_sha256(path) for path in self.held_out_paths]
         return hashlib.sha256(bytes.fromhex("".join(hashes))).hexdigest()
+
+    def reading_hash(self) -> str:
+        """sha256, in hex, of what else decides the numbers: how the base computes (`config.json`),
+        and the wordings' texts, which may be the library's."""
+        wordings = [
+            [wording.name, wording.template.template]
+            for task in self.tasks
+            for wording in task.wordings.all + task.wordings.inverted
+        ]
+        text = json.dumps([self.outline.config.to_dict(), wordings], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def notes(self) -> list[str]:
