@@ -32,12 +32,13 @@ def locked(run: Run) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for directory in run.directories:
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(directory))
+            stack.enter_context(alone_in(directory))
         yield
 
 
 @contextlib.contextmanager
-def _lock(directory: Path) -> Iterator[None]:
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of one folder, which exists. Raises as `locked`."""
     with contextlib.ExitStack() as stack:
         try:
             locks = stack.enter_context(StoreLocks(directory, required=False))
@@ -65,7 +66,7 @@ def check_free(run: Run) -> None:
             _check_apart(run, key, path)
     for directory in run.directories:
         if (directory / LOCKS_FILE).exists():
-            with _lock(directory):
+            with alone_in(directory):
                 pass
 
 

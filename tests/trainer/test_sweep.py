@@ -12,6 +12,7 @@ import yaml
 from optuna.trial import TrialState
 
 from tests.trainer.conftest import WriteConfig
+from trainer import folder
 from trainer.__main__ import main
 from trainer.job import Job
 from trainer.train import load_base
@@ -177,3 +178,15 @@ def test_wrong_input(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_share_a_sweep(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second would take the first one's trial for an interrupted one."""
+    directory = Path(yaml.safe_load(config.read_text())["output"]["dir"])
+    directory.mkdir(parents=True, exist_ok=True)
+    with folder.alone_in(directory):
+        assert main(["sweep", str(config), "--trials", "1", "--overwrite"]) == 2
+    assert "another process is training in this folder" in capsys.readouterr().err
+    assert not (directory / "study.log").exists()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+from trainer import folder
 from trainer.compare.page import write_page
 from trainer.compare.plot import plot
 from trainer.compare.scoring import score
@@ -23,9 +24,10 @@ def compare(comparison: Comparison, say: Callable[[str], None], *, quiet: bool) 
     """
     directory = comparison.directory
     directory.mkdir(parents=True, exist_ok=True)
-    trained = train_methods(comparison, say, quiet=quiet)
-    say("scoring the base and what was trained, through a server")
-    result = build_result(comparison, trained, score(comparison, trained))
+    with folder.alone_in(directory):
+        trained = train_methods(comparison, say, quiet=quiet)
+        say("scoring the base and what was trained, through a server")
+        result = build_result(comparison, trained, score(comparison, trained))
     text = json.dumps(result.to_dict(), indent=2) + "\n"
     (directory / JSON).write_text(text, encoding="utf-8")
     (directory / MARKDOWN).write_text(to_markdown(result), encoding="utf-8")

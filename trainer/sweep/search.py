@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainer import files
+from trainer import files, folder
 from trainer.config import TrainConfig
 from trainer.config_file import apply_override, read_yaml
 from trainer.errors import CheckpointError, ConfigError, InterruptedRunError, TrainerError
@@ -109,15 +109,21 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 def search(sweep: Sweep, options: SweepOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """Runs trials until there are `num_trials`; returns what `sweep.json` then holds.
 
-    Raises CheckpointError if the folder holds another sweep, ConfigError for values that do not
-    fit, TrainerError if no trial came to an end, and InterruptedRunError, after which the same
-    call goes on.
+    Raises CheckpointError if the folder holds another sweep or another process is at it,
+    ConfigError for values that do not fit, TrainerError if no trial came to an end, and
+    InterruptedRunError, after which the same call goes on.
     """
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    # Another search would take this one's running trials for interrupted.
+    with folder.alone_in(sweep.directory):
+        return _search(sweep, options, say)
+
+
+def _search(sweep: Sweep, options: SweepOptions, say: Callable[[str], None]) -> dict[str, Any]:
     directory = sweep.directory
     if options.overwrite:
         (directory / JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(directory / TRIALS, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(sweep, options)
     _requeue_interrupted(study)
@@ -174,8 +180,8 @@ def _run(
     kept: Bases,
 ) -> str:
     """Runs one trial and tells the study; returns a line about it."""
-    folder = sweep.directory / TRIALS / _folder(values)
-    config = resolve(config_with(sweep.data, values, folder, sweep.where), detect_hardware())
+    own = sweep.directory / TRIALS / _folder(values)
+    config = resolve(config_with(sweep.data, values, own, sweep.where), detect_hardware())
     sign = -1.0 if _by_loss(sweep) else 1.0
 
     def watch(step: int, score: float) -> None:
