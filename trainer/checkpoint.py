@@ -89,10 +89,13 @@ def load(path: Path, identities: Mapping[str, Identity]) -> dict[str, Saved]:
         raise CheckpointError(f"{path}: damaged checkpoint; start over with --overwrite") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version")
-    jobs = {
-        name: Saved(Identity(*job["identity"]), job["state"], job["num_log_bytes"])
-        for name, job in content["jobs"].items()
-    }
+    try:
+        jobs = {
+            name: Saved(Identity(*job["identity"]), job["state"], job["num_log_bytes"])
+            for name, job in content["jobs"].items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint; start over with --overwrite") from error
     if jobs.keys() != identities.keys():
         raise CheckpointError(
             f"{path}: it holds the jobs {', '.join(sorted(jobs))}, not "

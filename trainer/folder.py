@@ -162,6 +162,8 @@ def remembered(directory: Path) -> tuple[Run, Path]:
         configs = tuple(parse_config(job, str(path)) for job in content["jobs"])
         working_directory = Path(content["working_directory"])
         run = Run(Path(content["directory"]), configs)
+        if not configs:
+            raise ValueError("no jobs")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path}: damaged; train the configuration again with --resume"

@@ -199,8 +199,14 @@ def test_another_run_is_not_resumed(
     assert "metrics.jsonl: shorter than when the checkpoint" in refused("resume", directory)
     log.write_bytes(kept)
     path = directory / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    for jobs in ([], {"first": {}}, {"first": 1}):
+        torch.save({**content, "jobs": jobs}, path)
+        assert "damaged checkpoint" in refused("resume", directory)
     path.write_bytes(path.read_bytes()[:100])
     assert "damaged checkpoint" in refused("resume", directory)
+    (directory / "config.json").write_text(json.dumps({**json.loads(saved), "jobs": []}))
+    assert "config.json: damaged" in refused("resume", directory)
 
 
 def test_another_reading_of_the_same_files_is_not_resumed(
