@@ -138,6 +138,9 @@ def combine(
     for source, folder, manifest in zip(sources, folders, manifests, strict=True):
         _check(source, folder, manifest, fingerprint)
     model = _combined(folders, sources, recipe, base)
+    if not all(p.isfinite().all() for n, p in model.named_parameters() if f".{_TOTAL}." in n):
+        weights = ", ".join(f"{source.weight:g}" for source in sources)
+        raise InputError(f"--adapters: weights {weights} lead to numbers beyond float32's largest")
     difference = _difference(model, [source.weight for source in sources])
     rank = _config(model).r
     notes = _notes(sources, manifests)

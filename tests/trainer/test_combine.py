@@ -151,6 +151,8 @@ def test_full_rank_svd_is_the_sum(
     [
         (["a"], "two adapters or more"),
         (["a", "b=x"], "weight 'x' is not a number"),
+        (["a", "b=1e300"], "weights 1, 1e+300 lead to numbers beyond float32's largest"),
+        (["a", "b=nan"], "weights 1, nan lead to numbers beyond float32's largest"),
         (["a", "nobody"], "'nobody' is not in the store"),
         (["a", "../b"], "adapter name '../b' is not allowed"),
         (["a", "dora"], "adapter 'dora': use_dora True; only plain LoRA"),
