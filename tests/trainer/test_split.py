@@ -8,6 +8,7 @@ import pytest
 from evalsuite.__main__ import main as evalsuite
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from tests.trainer.test_train import train
+from trainer.__main__ import main
 from trainer.data import Example
 from trainer.preflight.split import draw, split_by_hash
 
@@ -116,3 +117,22 @@ def test_rows_with_their_answers_in_different_columns_are_no_task(
         train(config, capsys, "--overwrite", "--set", "optimiser.max_steps=1")
         assert (tmp_path / "run" / "test.jsonl").exists()
         assert (tmp_path / "run" / "test.yaml").exists() == is_task
+
+
+def test_groups_that_stand_in_two_files_are_refused(
+    write_config: WriteConfig, write_rows: WriteRows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files are split already; whether they keep groups apart is still looked at."""
+    who = [f"w{i % 4}" if i < 30 else "late" for i in range(40)]
+    rows = [{**row, "who": name} for row, name in zip(make_rows(40), who, strict=True)]
+    train_file = write_rows("first.jsonl", rows[:30])
+    config = write_config()
+    sets = ["--set", f"data.train={train_file}", "--set", "data.group_key=who"]
+    apart = write_rows("apart.jsonl", rows[30:])
+    assert main(["plan", str(config), *sets, "--set", f"data.validation={apart}", "--json"]) == 0
+    both = write_rows("both.jsonl", [*rows[30:], {**rows[30], "who": "w2", "input": "new one"}])
+    for key in ("validation", "test"):
+        capsys.readouterr()
+        assert main(["plan", str(config), *sets, "--set", f"data.{key}={both}"]) == 2
+        expected = f"first.jsonl:3: the who 'w2' is in data.{key} too ({both}:11), as that of "
+        assert expected in capsys.readouterr().err
