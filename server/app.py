@@ -79,8 +79,11 @@ class App:
         # One: a grammar takes a core, and the engine needs the others.
         self._grammar_executor = ThreadPoolExecutor(1, "grammars")
         self._compiler: GrammarCompiler | None = None
-        self._store = AdapterStore(self.config.adapters.store)
         adapters = self.config.adapters
+        if adapters.store is not None and not adapters.store.is_dir():
+            # Publishing makes it, so this may be a fresh start; or a slip of the hand.
+            _LOG.warning("store %s: no such directory (yet); it has no adapters", adapters.store)
+        self._store = AdapterStore(adapters.store)
         cache = adapters.cache or (adapters.store / ".downloads" if adapters.store else None)
         self._remote = RemoteSources(
             adapters.remote_sources,

@@ -173,6 +173,8 @@ def _why_not(weights: AdapterWeights) -> str:
     if weights.norms or weights != plain:
         return "changes more than linears"
     for path, change in weights.linears.items():
+        if change.magnitude is not None:
+            return f"is DoRA, which scales {path!r} as a whole"
         if change != LinearChange(low_rank=change.low_rank, shift=change.shift):
             return f"changes {path!r} by more than a low-rank update"
     embedding = weights.embedding

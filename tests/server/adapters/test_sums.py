@@ -142,7 +142,7 @@ def test_summands_of_the_output(leases: Leases, sums: AdapterSums) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("dora", "by more than a low-rank update"),
+        ("dora", "is DoRA, which scales"),
         ("ia3", "by more than a low-rank update"),
         ("prompt", "has virtual tokens"),
         ("norms", "changes more than linears"),

@@ -344,3 +344,11 @@ def test_reflection_lists_the_services(shared: Server) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
     names = {service.name for service in answer.list_services_response.service}
     assert {"understudy.v1.GenerationService", "understudy.v1.AdapterService"} <= names
+
+
+def test_a_store_that_is_not_there_is_told(
+    start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "server.app")
+    start_server(adapters=AdaptersConfig(store=tmp_path / "stoer"))
+    assert f"store {tmp_path / 'stoer'}: no such directory (yet)" in caplog.text
