@@ -32,6 +32,8 @@ class MetricsLog:
             self._file.close()
             raise CheckpointError(f"{path}: shorter than when the checkpoint was written")
         self._file.truncate(num_bytes)
+        # Truncating leaves the position behind the end, and `sync` would tell of bytes not there.
+        self._file.seek(num_bytes)
         self.also: Callable[[str, int, dict[str, float]], None] | None = None
         """Called with event, step and values of each line."""
 
@@ -45,6 +47,11 @@ class MetricsLog:
             raise OutputError.of(self._path, error) from error
         if self.also is not None:
             self.also(event, step, values)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written, or is left of an earlier part."""
+        return self._file.tell() == 0
 
     def sync(self) -> int:
         """Makes the log survive a crash of the machine; returns its length in bytes."""

@@ -60,7 +60,8 @@ def turns(job: Job, log: MetricsLog, view: JobView) -> Iterator[bool]:
     for note in job.notes:
         view.note(note)
     if job.step == 0 and not job.validation_losses:
-        if job.mixture:
+        # Not again where a run goes on that was killed before its first step.
+        if job.mixture and log.is_empty:
             shown = {f"per_epoch/{name}": count for name, count in job.mixture.items()}
             log.write("mixture", step=0, **shown)
         validate()

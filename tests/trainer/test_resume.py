@@ -20,7 +20,7 @@ from tests.trainer.forks import FullDisk, Kill, run
 from tests.trainer.test_train import train
 from trainer import folder
 from trainer.__main__ import main
-from trainer.log import read_log
+from trainer.log import MetricsLog, read_log
 from trainer.run_file import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -294,3 +294,32 @@ def test_a_full_disk_elsewhere_names_the_file_and_how_to_go_on(
     assert line.startswith(f"error: {directory}")
     assert "could not be written: File too large; mend that, then continue with" in line
     assert train(config, capsys, "--resume")["steps"] == 6
+
+
+def test_a_mixture_is_logged_once(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also where the run was killed between its first checkpoint and its first step."""
+    config = write_config(data={})
+    contents = yaml.safe_load(config.read_text())
+    task = {"name": "one", "files": str(tmp_path / "train.jsonl")}
+    contents["data"] = {"train": [task], "validation": 0, "template": "{{ input }}"}
+    config.write_text(yaml.safe_dump(contents))
+    log = tmp_path / "log"
+    fault = Kill("trainer.job:Job.train_step", 1, 3)
+    assert run(["train", str(config)], log, fault) == -signal.SIGKILL, log.read_text()
+    resume(tmp_path / "run", capsys)
+    events = [record["event"] for record in read_log(tmp_path / "run" / "metrics.jsonl")]
+    assert events == ["mixture"] + ["train"] * 6
+
+
+def test_the_log_knows_its_length_before_it_is_written_to(tmp_path: Path) -> None:
+    """A run that is stopped right after it was resumed must be able to go on."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"kept\nlost\n")
+    with MetricsLog(path, 5) as log:
+        assert (log.sync(), log.is_empty) == (5, False)
+    with MetricsLog(path, 5) as log:
+        assert log.sync() == 5
+    with MetricsLog(path) as log:
+        assert (log.sync(), log.is_empty) == (0, True)
