@@ -69,11 +69,6 @@ def task_name(comparison: Comparison) -> str:
     return _name(comparison.settings.task)
 
 
-def other_names(comparison: Comparison) -> list[str]:
-    """The names of the other tasks."""
-    return [_name(task) for task in comparison.settings.forgetting]
-
-
 def _name(task: str) -> str:
     """`NAME=FILE` and `NAME@SUBSET` are called NAME, a task file by its stem."""
     name = task.partition("=")[0]

@@ -1,7 +1,6 @@
 """What pre-flight leaves in the output folder: the leakage report, and the test part."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,7 +20,8 @@ def write_records(config: TrainConfig, prepared: Prepared) -> None:
     folder = config.output.dir
     for name in files.PREFLIGHT:
         (folder / name).unlink(missing_ok=True)
-    _write_json(folder / files.LEAKAGE, prepared.leakage.to_json())
+    text = json.dumps(prepared.leakage.to_json(), indent=2) + "\n"
+    (folder / files.LEAKAGE).write_text(text, encoding="utf-8")
     if not prepared.test_rows:
         return
     with (folder / files.TEST).open("w", encoding="utf-8") as file:
@@ -43,7 +43,3 @@ def _task(config: TrainConfig, prepared: Prepared, column: str) -> dict[str, Any
         "template": prepared.template.template,
         "metrics": ["rougeL", "exact_match"],
     }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
