@@ -11,7 +11,8 @@ and each further line one item:
      "texts": ["<hash>", ...], "ngrams": ["<hash>", ...], "sketch": ["<hash>", ...]}
 
 Texts are an item's input and its references, each on its own. A text is put in Unicode form NFKC,
-lower-cased and cut into words (runs of letters, digits and underscores); `texts` holds the hash of
+lower-cased and cut into words (runs of letters, digits and underscores; each character for itself
+where a script puts no spaces between words); `texts` holds the hash of
 all its words, `ngrams` those of every 13 words in a row (Brown et al. 2020, appendix C). A text of
 8 to 12 words has one n-gram, all of it; a shorter one is too common to tell anything and counts
 only as a whole, and only where it is an input of at least 4 words. `sketch` holds the 128 smallest
@@ -53,7 +54,12 @@ _HEADER = {
     "sketch": SKETCH,
 }
 _SHORTEST_INPUT = 4
-_WORD = re.compile(r"\w+")
+# Scripts that put no spaces between words: Thai to Lao, Burmese, Khmer, kana, ideographs.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"(?=\w)[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 class FingerprintError(ValueError):

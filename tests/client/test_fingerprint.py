@@ -32,6 +32,14 @@ def test_number_of_ngrams(count: int, ngrams: int) -> None:
     assert len(list(ngram_hashes([f"w{i}" for i in range(count)]))) == ngrams
 
 
+def test_scripts_without_spaces_are_cut_into_characters() -> None:
+    assert words("今天 Hello_1 สวัสดี あア ä-ö") == [*"今天", "hello_1", *"สวสด", *"あア", "ä", "ö"]
+    item = "今天天气很好我们去公园散步吧然后回家吃饭"
+    (found,) = index(item).overlaps(f"他说{item[2:]}再见")
+    assert found.share > 0.7
+    assert not found.whole
+
+
 def test_same_words_are_found_whole() -> None:
     (found,) = index(LONG).overlaps(LONG.upper().replace(" ", ",  "))
     assert (found.task, found.id, found.whole, found.share) == ("t@1", "7", True, 1.0)
