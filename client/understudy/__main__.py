@@ -42,6 +42,7 @@ examples:
   understudy generate --adapter reviews --choice positive --choice negative "Cold food."
   understudy score --adapter reviews "The food was cold." " good" " bad"
   understudy classify --adapter mood "The food was cold."
+  understudy generate --adapter answers --input context="It rained." --input question="Why?"
   understudy tokenize --adapter summary "some text"
   understudy adapters list
   understudy adapters load summary --pin
@@ -119,6 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     raw.add_argument(
         "--raw", action="store_true", help="take the text as the whole prompt, without template"
     )
+    raw.add_argument(
+        "--input",
+        type=_commands.named_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="in place of the text: the value of a variable of the adapter's prompt template "
+        "(may be repeated)",
+    )
     prompt = argparse.ArgumentParser(add_help=False, parents=[raw])
     prompt.add_argument(
         "--adapter",
@@ -137,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         help="labels from an adapter that classifies",
         epilog='example: understudy classify --adapter mood "The food was cold."',
     )
-    classify.add_argument("text", help="the text, - for stdin")
+    classify.add_argument("text", nargs="?", help="the text, - for stdin")
     classify.set_defaults(command=_commands.classify)
 
     tokenize = commands.add_parser(
@@ -146,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show the tokens a request would run",
         epilog='example: understudy tokenize --adapter summary "some text"',
     )
-    tokenize.add_argument("text", help="the text, - for stdin")
+    tokenize.add_argument("text", nargs="?", help="the text, - for stdin")
     tokenize.set_defaults(command=_commands.tokenize)
 
     _adapter_commands.add_commands(commands, common, _common(None))
@@ -203,8 +213,12 @@ def _add_score(commands: _Commands, parents: list[argparse.ArgumentParser]) -> N
         help="log-likelihood of continuations of one context",
         epilog='example: understudy score --adapter reviews "The food was cold." " good" " bad"',
     )
-    score.add_argument("context", help="the context, - for stdin")
-    score.add_argument("continuations", nargs="+", metavar="continuation")
+    score.add_argument(
+        "texts",
+        nargs="+",
+        metavar="text",
+        help="the context, - for stdin, unless --input gives it; then the continuations",
+    )
     score.add_argument("--logprobs", action="store_true", help="show each token's log-probability")
     score.set_defaults(command=_commands.score)
 

@@ -24,16 +24,41 @@ def read_text(text: str) -> str:
         raise invalid_argument("stdin", f"not UTF-8 at byte {error.start}") from None
 
 
-def prompt_input(args: argparse.Namespace, text: str) -> Input:
-    """The input that `text` is: bound to the template, or with --raw the whole prompt."""
+def prompt_input(args: argparse.Namespace, text: str | None) -> Input:
+    """The input that the arguments are: `text` for the template, with --raw the whole prompt, or
+    in its place the values of --input. Raises InvalidArgumentError."""
+    if args.input:
+        if text is not None or args.raw:
+            other = "--raw" if args.raw else f"the text {text:.40}"
+            raise invalid_argument("--input", f"fills the template; {other} would, too: give one")
+        values = dict(args.input)
+        if len(values) < len(args.input):
+            names = ", ".join(name for name, _ in args.input)
+            raise invalid_argument("--input", f"{names}: a name is given twice")
+        return values
+    if text is None:
+        raise invalid_argument("text", "is missing; give it, - for stdin, or --input NAME=VALUE")
     return RawPrompt(read_text(text)) if args.raw else read_text(text)
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """One --input: a template variable's name and value."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def score(client: Client, args: argparse.Namespace) -> None:
     """A table of log-likelihoods, the best one marked."""
+    context, continuations = (None if args.input else args.texts[0]), args.texts
+    if context is not None:
+        continuations = continuations[1:]
+    if not continuations:
+        raise invalid_argument("continuation", "is missing; give at least one behind the context")
     result = client.score(
-        prompt_input(args, args.context),
-        args.continuations,
+        prompt_input(args, context),
+        continuations,
         adapter=args.adapter,
         token_logprobs=args.logprobs,
         timeout=args.timeout,
@@ -51,11 +76,11 @@ def score(client: Client, args: argparse.Namespace) -> None:
             "yes" if score.is_greedy else "no",
             printable(text),
         )
-        for score, text in zip(result.scores, args.continuations, strict=True)
+        for score, text in zip(result.scores, continuations, strict=True)
     ]
     print_table(("", "logprob", "per token", "tokens", "greedy", "continuation"), rows)
     if args.logprobs:
-        for score, text in zip(result.scores, args.continuations, strict=True):
+        for score, text in zip(result.scores, continuations, strict=True):
             print(f"\n{printable(text)}")
             tokens = [
                 (f"{t.logprob:.4f}", str(t.token_id), printable(t.token)) for t in score.tokens

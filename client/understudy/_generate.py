@@ -31,7 +31,7 @@ _EVENT_NAMES: Mapping[type[StreamEvent], str] = MappingProxyType(
 
 def add_arguments(generate: argparse.ArgumentParser) -> None:
     """The arguments beside those that other commands have, too."""
-    generate.add_argument("text", help="the input, - for stdin")
+    generate.add_argument("text", nargs="?", help="the input, - for stdin")
     generate.add_argument(
         "--adapter",
         type=_weighted,

@@ -20,6 +20,9 @@ MAX_TEMPLATE_CHARS = 65_536
 MAX_TEMPLATE_TOKENS = 8192
 
 
+MESSAGES = "messages"
+"""The variable that holds a conversation; all others are texts."""
+
 # That many values, each a few thousand characters, take well under a millisecond.
 _MAX_NAMES = 8
 
@@ -78,6 +81,13 @@ class PromptTemplate:
     def variables(self) -> frozenset[str]:
         """Names of the variables the template reads."""
         return frozenset(meta.find_undeclared_variables(PromptEnvironment().parse(self.template)))
+
+    @cached_property
+    def text_variable(self) -> str | None:
+        """The variable that a plain text fills: the only one there is, unless it is the list
+        `messages`."""
+        (name, *others) = self.variables
+        return None if others or name == MESSAGES else name
 
     @cached_property
     def may_take_long(self) -> bool:

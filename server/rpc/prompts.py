@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from server.adapters.weights import AdapterWeights, AddedVocabulary
 from server.errors import InvalidRequestError
 from server.types import Lease
-from understudy.prompt import PromptError, PromptTemplate
+from understudy.prompt import MESSAGES, PromptError, PromptTemplate
 from understudy.v1 import generation_service_pb2, types_pb2
 
 # Up to here rendering and tokenizing take well under a millisecond: cheaper than a thread.
@@ -134,7 +134,7 @@ class PromptEncoder:
         if form == "raw_prompt":
             text = message.raw_prompt
         elif form == "text":
-            text = _render(template, {"input": message.text}, where) if template else message.text
+            text = _render_text(template, message.text, where) if template else message.text
         elif form == "variables":
             if template is None:
                 raise InvalidRequestError(
@@ -162,7 +162,7 @@ class PromptEncoder:
                 )
         if template is not None:
             # Never the base's instead: the adapter was trained on its own.
-            return _render(template, {"messages": messages}, where), True
+            return _render(template, {MESSAGES: messages}, where), True
         if not self.tokenizer.chat_template:
             raise InvalidRequestError(
                 where, "neither the adapter nor the base has a template for conversations"
@@ -236,6 +236,20 @@ class PromptEncoder:
             ids[len(context) :] or self._tokenize(space + c, False)
             for ids, c in zip(joint, continuations, strict=True)
         ]
+
+
+def _render_text(template: PromptTemplate, text: str, where: str) -> str:
+    name = template.text_variable
+    if name is not None:
+        return _render(template, {name: text}, where)
+    names = ", ".join(sorted(template.variables))
+    if MESSAGES in template.variables:
+        remedy = "give a conversation (input.messages), or the whole prompt (input.raw_prompt)"
+    else:
+        remedy = "give each by name (input.variables; on the command line --input NAME=VALUE)"
+    raise InvalidRequestError(
+        where, f"prompt template takes {names}, which one text does not fill; {remedy}"
+    )
 
 
 def _render(template: PromptTemplate, values: dict[str, Any], where: str) -> str:

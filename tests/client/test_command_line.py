@@ -220,6 +220,50 @@ def test_score_marks_the_best(scripted: Any, run: Run) -> None:
     assert [c.text for c in scripted.requests["Score"][0].continuations] == [" good", " bad", " no"]
 
 
+def test_fields_stand_in_place_of_the_text(scripted: Any, run: Run, wire: Any) -> None:
+    def two(*_: Any) -> generation_pb.ScoreResponse:
+        return generation_pb.ScoreResponse(scores=[generation_pb.ContinuationScore()] * 2)
+
+    scripted.handlers |= {
+        "Generate": wire.echo,
+        "Score": two,
+        "Classify": lambda *_: generation_pb.ClassifyResponse(),
+        "Tokenize": lambda *_: generation_pb.TokenizeResponse(),
+    }
+    fields = ["--input", "word=a=b", "--input", "empty="]
+    expected = types_pb.Input(
+        variables=types_pb.TemplateVariables(values={"word": "a=b", "empty": ""})
+    )
+    for method in ("Generate", "Classify", "Tokenize"):
+        code, _, err = run(method.lower(), "--json", *fields)
+        assert (code, err) == (0, "")
+        assert scripted.requests[method][-1].input == expected
+    code, out, _ = run("score", *fields, " good", " bad")
+    (score,) = scripted.requests["Score"]
+    assert (code, score.input) == (0, expected)
+    assert [c.text for c in score.continuations] == [" good", " bad"]
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["classify"], "text: is missing; give it, - for stdin, or --input NAME=VALUE"),
+        (["generate", "--input", "a=1", "some text"], "--input: fills the template; the text some"),
+        (["tokenize", "--input", "a=1", "--raw"], "--input: fills the template; --raw would, too"),
+        (["tokenize", "--input", "a=1", "--input", "a=2"], "--input: a, a: a name is given twice"),
+        (["generate", "--input", "=1"], "'=1' is not NAME=VALUE"),
+        (["score", "only a context"], "continuation: is missing; give at least one"),
+    ],
+)
+def test_inputs_that_do_not_fit_each_other(
+    scripted: Any, run: Run, arguments: list[str], fault: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert fault in err
+
+
 def test_score_json(scripted: Any, run: Run) -> None:
     scripted.handlers["Score"] = scores
     _, out, _ = run("score", "--json", "--logprobs", "context", " good", " bad", " no")

@@ -48,6 +48,6 @@ def test_python_example(scripted: Any, wire: Any, capsys: pytest.CaptureFixture[
 
 def test_command_lines(parse_command: Callable[[Sequence[str]], None]) -> None:
     commands = re.findall(r"(?:^|\| )(understudy .*)$", "".join(blocks("bash")), re.MULTILINE)
-    assert len(commands) == 15
+    assert len(commands) == 16
     for command in commands:
         parse_command(shlex.split(command))

@@ -30,9 +30,9 @@ class TokenIds:
 Input = str | Mapping[str, str] | Sequence[Message] | RawPrompt | TokenIds
 """What a request puts in front of the model.
 
-A string is bound to the template's variable `input` (an adapter without a template, and the bare
-base, take it verbatim); a mapping gives several template variables; messages are for templates
-that use `messages`.
+A string is bound to the template's only variable (an adapter without a template, and the bare
+base, take it verbatim); a mapping gives several template variables by name; messages are for
+templates that use `messages`.
 """
 
 

@@ -84,7 +84,7 @@ class Input(_message.Message):
     RAW_PROMPT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Text for the adapter's prompt template, bound to its variable `input`.
+    """Text for the adapter's prompt template, bound to its only variable, whatever its name.
     An adapter without a template, and the bare base, take it verbatim.
     """
     raw_prompt: _builtins.str

@@ -59,6 +59,24 @@ def test_a_chat_template_that_refuses(encoder: PromptEncoder) -> None:
         encode(encoder, None)
 
 
+def test_a_text_fills_the_only_variable_whatever_its_name(encoder: PromptEncoder) -> None:
+    def rendered(template: str) -> str | None:
+        text = tpb.Input(text="noon")
+        return asyncio.run(encoder.encode(text, PromptTemplate(template))).text
+
+    assert rendered("Note: {{ input }}") == "Note: noon"
+    assert rendered("{{ word }}, {{ word | upper }}:") == "noon, NOON:"
+    # Which of several it is cannot be known, even where one of them is `input`.
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"input\.text: prompt template takes input, tone, .* on the command line --input",
+    ):
+        rendered("{{ tone }}: {{ input }}")
+    # A text is no conversation, though its characters could be gone through.
+    with pytest.raises(InvalidRequestError, match=r"takes messages, .* \(input\.messages\)"):
+        rendered(OWN.template)
+
+
 def test_neither(encoder: PromptEncoder) -> None:
     with pytest.raises(InvalidRequestError, match="neither the adapter nor the base"):
         encode(encoder, None)
