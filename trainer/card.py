@@ -3,6 +3,7 @@
 from typing import Any
 
 from understudy.artifact import Manifest
+from understudy.prompt import MESSAGES, PromptTemplate
 
 _CARD = """\
 ---
@@ -66,8 +67,7 @@ _WORDS = {
         "pipeline": "text-generation",
         "term": "completion token",
         "answer": "the completion follows it and ends with the\nend-of-sequence token.",
-        "use": "With the server: `python -m server --base BASE --store STORE`, then\n"
-        '`understudy generate --adapter {name} "text"`.',
+        "use": "With the server: `python -m server --base BASE --store STORE`, then\n`{generate}`.",
     },
     "SEQ_2_SEQ_LM": {
         "pipeline": "text2text-generation",
@@ -80,8 +80,7 @@ _WORDS = {
         "pipeline": "text-classification",
         "term": "example",
         "answer": "its class is one of {labels}.",
-        "use": "With the server: `python -m server --base BASE --store STORE`, then\n"
-        '`understudy classify --adapter {name} "text"`.',
+        "use": "With the server: `python -m server --base BASE --store STORE`, then\n`{classify}`.",
     },
 }
 
@@ -93,7 +92,12 @@ def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
     sizes = {"rank {}": manifest.rank, "{} virtual tokens": manifest.num_virtual_tokens}
     size = next((text.format(n) + ", " for text, n in sizes.items() if n), "")
     labels = ", ".join(f"`{label}`" for label in manifest.labels)
-    words = {k: v.format(name=manifest.name, labels=labels) for k, v in _WORDS[task].items()}
+    values = {
+        "labels": labels,
+        "generate": _call("generate", manifest.name, template),
+        "classify": _call("classify", manifest.name, template),
+    }
+    words = {k: v.format(**values) for k, v in _WORDS[task].items()}
     method = run["config"]["method"]["type"]
     kind = _BASE if method == "full" else _ADAPTER
     facts = {
@@ -137,6 +141,19 @@ def render_card(manifest: Manifest, run: dict[str, Any], task: str) -> str:
         ),
         fence="`" * max(3, _longest_run(template, "`") + 1),
     )
+
+
+def _call(verb: str, name: str, template: str) -> str:
+    """A call of the server that fills the template."""
+    found = PromptTemplate(template) if template else None
+    if found is None or found.text_variable:
+        return f'understudy {verb} --adapter {name} "text"'
+    if found.variables == {MESSAGES}:
+        return f'client.{verb}([Message("user", "text")], adapter="{name}")'
+    if MESSAGES in found.variables:
+        return f'understudy {verb} --adapter {name} --raw "the rendered prompt"'
+    given = " ".join(f'--input {variable}="text"' for variable in sorted(found.variables))
+    return f"understudy {verb} --adapter {name} {given}"
 
 
 def _number(value: float | None) -> str:
