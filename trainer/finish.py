@@ -64,6 +64,7 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
             "tasks": [task.report() for task in prepared.tasks],
         },
         "base_fingerprint": identity.base,
+        "reading_hash": identity.reading,
         "prompt_template": template,
         "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "num_trainable_parameters": prepared.num_trainable,

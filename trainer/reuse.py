@@ -29,7 +29,8 @@ class Done:
 
 
 def finished(config: TrainConfig) -> Done | None:
-    """The run in `config.output.dir`, if configuration, data and base were those of now.
+    """The run in `config.output.dir`, if configuration, data and base, and how they are read,
+    were those of now.
 
     `config` is resolved. Raises InputError.
     """
@@ -43,9 +44,11 @@ def finished(config: TrainConfig) -> Done | None:
         raise BaseModelError(f"base {str(config.base)!r}: {error}") from error
     facts = done.facts
     same = facts["config_hash"] == config_hash(config) and facts["base_fingerprint"] == fingerprint
-    if not same or facts["data"]["sha256"] != preflight.prepare(config).data_hash():
+    if not same:
         return None
-    return done
+    prepared = preflight.prepare(config)
+    now = prepared.data_hash(), prepared.reading_hash()
+    return done if (facts["data"]["sha256"], facts.get("reading_hash")) == now else None
 
 
 def train_or_continue(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,11 @@ def _run(
         trial.set_user_attr(_ERROR, str(error))
         study.tell(trial, state=TrialState.FAIL)
         return f"failed: {error}"
+    if not math.isfinite(score):
+        # Optuna takes no such value, and would ask for the trial again and again.
+        trial.set_user_attr(_ERROR, f"{sweep.config.loop.metric} is {score}")
+        study.tell(trial, state=TrialState.FAIL)
+        return f"failed: {sweep.config.loop.metric} is {score}"
     trial.set_user_attr(_SCORE_STEP, step)
     study.tell(trial, score)
     return f"{sweep.config.loop.metric} {score:.4f} at step {step}"
