@@ -67,14 +67,17 @@ def _spawn(command: Sequence[str], output: BinaryIO | None = None) -> subprocess
 
 
 def run(command: Sequence[str], what: str, log: Path | None = None) -> None:
-    """Runs a child to its end with this terminal, or with its output in `log`.
+    """Runs a child to its end with this terminal, or with its command and output in `log`.
 
-    Raises ChildError if it fails.
+    Raises ChildError if it fails: in its own words where there is a log.
     """
+    shown = shlex.join(["python", *command[1:]])
     if log is None:
         child = _spawn(command)
     else:
         with log.open("wb") as output:
+            output.write(f"{shown}\n".encode())
+            output.flush()
             child = _spawn(command, output)
     try:
         code = child.wait()
@@ -82,9 +85,11 @@ def run(command: Sequence[str], what: str, log: Path | None = None) -> None:
         stop(child)
         raise
     if code:
-        shown = shlex.join(["python", *command[1:]])
-        seen = "" if log is None else f" ({_last_line(log)}; see {log})"
-        raise ChildError(f"{what} failed with exit code {code}: {shown}{seen}")
+        if log is None:
+            raise ChildError(f"{what} failed with exit code {code}: {shown}")
+        said = _last_line(log)
+        said = "it said nothing" if said == shown else said
+        raise ChildError(f"{what} failed: {said} (exit code {code}; see {log})")
 
 
 def stop(child: subprocess.Popen[bytes]) -> int:

@@ -24,6 +24,14 @@ _DATA_HELP = "folder of data sets, or of one"
 
 def add_tasks(parser: argparse.ArgumentParser) -> None:
     """Flags of `tasks`."""
+    parser.add_argument(
+        "--tasks",
+        type=flags.names,
+        default=(),
+        metavar="T,U",
+        help="check these with their data, as run would, instead of listing the built-in ones",
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=_DATA_HELP)
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(call=_list)
 
@@ -76,7 +84,13 @@ def _fields(spec: TaskSpec) -> dict[str, Any]:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    specs = [found.definition.spec for found in built_in_tasks().values()]
+    if arguments.tasks:
+        loaded = load_tasks(arguments.tasks, arguments.data_dir)
+        specs = [replace(task.spec, name=task.name) for task in loaded]
+    elif arguments.data_dir is not None:
+        raise InputError(f"--data-dir {arguments.data_dir}: name the tasks to check with --tasks")
+    else:
+        specs = [found.definition.spec for found in built_in_tasks().values()]
     if arguments.json:
         print(json.dumps([_fields(spec) for spec in specs]))
         return 0

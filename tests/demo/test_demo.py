@@ -103,6 +103,18 @@ def test_a_failing_child_is_named_with_its_command() -> None:
         processes.run(command, "making data")
 
 
+def test_a_failing_child_with_a_log_tells_its_cause_first(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "import sys; print('started'); sys.exit('no room')"]
+    with pytest.raises(ChildError) as caught:
+        processes.run(command, "scoring", log)
+    assert str(caught.value) == f"scoring failed: no room (exit code 1; see {log})"
+    assert log.read_text().splitlines()[0].startswith("python -c 'import sys; ")
+    silent = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(ChildError, match=r"^scoring failed: it said nothing \(exit code 3; "):
+        processes.run(silent, "scoring", log)
+
+
 def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.2)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"

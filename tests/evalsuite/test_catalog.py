@@ -218,6 +218,16 @@ def test_bad_flags(
     assert message in fails("show", *(str(gsm8k) if a == "DIR" else a for a in arguments))
 
 
+def test_checks_tasks_with_their_data(
+    gsm8k: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tasks", "--tasks", "gsm8k", "--data-dir", str(gsm8k), "--json"]) == 0
+    assert [task["name"] for task in json.loads(capsys.readouterr().out)] == ["gsm8k"]
+    line = fails("tasks", "--tasks", "gsm8k,squad", "--data-dir", str(gsm8k))
+    assert "no data of task 'squad'" in line
+    assert "name the tasks to check with --tasks" in fails("tasks", "--data-dir", str(gsm8k))
+
+
 def test_fingerprints_into_no_folder(gsm8k: Path, fails: Callable[..., str]) -> None:
     out = str(gsm8k / "test.jsonl" / "f")
     line = fails("fingerprints", "--tasks", "gsm8k", "--data-dir", str(gsm8k), "--out", out)

@@ -34,7 +34,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [json.dumps(row) + "\n" for row in make_rows(60)]
     Path("train.jsonl").write_text("".join(rows[:40]))
     Path("ends.test.jsonl").write_text("".join(rows[40:]))
-    Path("ends.yaml").write_text(_TASK)
+    # Called by what it says, not by its file.
+    Path("task2.yaml").write_text(_TASK)
     Path("prose.txt").write_text("the late train left a quiet town before noon\n" * 3)
     content = {
         "name": "end",
@@ -44,7 +45,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "output": {"dir": "out"},
         "num_threads": 1,
         "compare": {
-            "task": "ends.yaml",
+            "task": "task2.yaml",
             "forgetting": ["text=prose.txt"],
             "data_dir": ".",
             "limit": 8,
@@ -148,6 +149,11 @@ def test_trains_serves_and_scores_and_goes_on(
         (["compare.methods={}"], "name at least one method"),
         (["compare=3"], "key 'compare'"),
         (["output=3"], "key 'output.dir' is missing"),
+        (["compare.task=nowhere.yaml"], "key 'compare.task': no file 'nowhere.yaml'"),
+        (["compare.task=boolk"], "key 'compare.task': no built-in task 'boolk'; did you mean"),
+        (["compare.data_dir=tiny"], "key 'compare.task': tiny/ends.test.jsonl"),
+        (["compare.forgetting=[text=none.txt]"], "key 'compare.forgetting': no file or folder"),
+        (["compare.forgetting=[task2.yaml]"], "'ends' is the name of compare.task too"),
     ],
 )
 def test_wrong_input(

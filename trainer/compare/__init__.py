@@ -6,7 +6,7 @@ from collections.abc import Callable
 from trainer import folder
 from trainer.compare.page import write_page
 from trainer.compare.plot import plot
-from trainer.compare.scoring import score
+from trainer.compare.scoring import check_tasks, score
 from trainer.compare.settings import Comparison, load_comparison
 from trainer.compare.table import Result, build_result, columns, lines, to_markdown
 from trainer.compare.training import train_methods
@@ -20,14 +20,16 @@ def compare(comparison: Comparison, say: Callable[[str], None], *, quiet: bool) 
     """Does all of it, and writes `compare.json`, `.md`, `.png`, `.svg` and `.html`.
 
     What an earlier, interrupted comparison has trained and asked is taken from it. `say` gets a
-    line as each part begins. Raises TrainerError.
+    line as each part begins. What cannot be
+    scored is refused before anything trains. Raises TrainerError.
     """
+    task = check_tasks(comparison)
     directory = comparison.directory
     directory.mkdir(parents=True, exist_ok=True)
     with folder.alone_in(directory):
         trained = train_methods(comparison, say, quiet=quiet)
         say("scoring the base and what was trained, through a server")
-        result = build_result(comparison, trained, score(comparison, trained))
+        result = build_result(comparison, trained, score(comparison, trained, task))
     text = json.dumps(result.to_dict(), indent=2) + "\n"
     (directory / JSON).write_text(text, encoding="utf-8")
     (directory / MARKDOWN).write_text(to_markdown(result), encoding="utf-8")

@@ -1,6 +1,7 @@
 """Scores what a comparison trained: a server and the eval suite, as processes."""
 
 import json
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from trainer.compare.settings import EVALUATION, STORE, Comparison
 from trainer.compare.training import Trained
-from trainer.errors import TrainerError
+from trainer.errors import ConfigError, TrainerError
 from understudy import processes
 from understudy.processes import ChildError, python
 
@@ -17,11 +18,11 @@ READY_TIMEOUT_S = 1800.0
 MATRIX_FILE, REPORT_FILE = "matrix.json", "report.json"
 
 
-def score(comparison: Comparison, trained: Sequence[Trained]) -> dict[str, Any]:
+def score(comparison: Comparison, trained: Sequence[Trained], task: str) -> dict[str, Any]:
     """Asks the bare base and everything trained; returns the eval suite's matrix and report.
 
-    Answers already in the evaluation's log are not asked again. Raises TrainerError if a process
-    fails.
+    `task` is the name of the task that the adapters are for. Answers already in the evaluation's
+    log are not asked again. Raises TrainerError if a process fails.
     """
     directory = comparison.directory
     out = directory / EVALUATION
@@ -45,7 +46,7 @@ def score(comparison: Comparison, trained: Sequence[Trained]) -> dict[str, Any]:
                     rows.append(f"{label}={other.address}/base")
                 else:
                     rows.append(label)
-                own.append(f"{label}={task_name(comparison)}")
+                own.append(f"{label}={task}")
             processes.run(
                 _command(comparison, server.address, rows, own, out),
                 "scoring",
@@ -64,15 +65,40 @@ def row_of(found: Trained) -> str:
     return f"{found.entry.adapter}@{found.done.summary['version']}"
 
 
-def task_name(comparison: Comparison) -> str:
-    """The name of the task in the eval suite's results."""
-    return _name(comparison.settings.task)
+def check_tasks(comparison: Comparison) -> str:
+    """Reads the tasks with their data, as scoring will; returns the name of the one that the
+    adapters are for, which stands in its file. Raises ConfigError for what the eval suite refuses.
+    """
+    own, others = comparison.settings.task, comparison.settings.forgetting
+    names = _names(comparison, "task", [own])
+    if len(names) > 1:
+        raise ConfigError(
+            f"key 'compare.task': {own!r} holds several tasks ({', '.join(names)}); give a file "
+            "of one"
+        )
+    twice = set(names) & set(_names(comparison, "forgetting", others) if others else ())
+    if twice:
+        raise ConfigError(
+            f"key 'compare.forgetting': {twice.pop()!r} is the name of compare.task too; leave it "
+            "out"
+        )
+    return names[0]
 
 
-def _name(task: str) -> str:
-    """`NAME=FILE` and `NAME@SUBSET` are called NAME, a task file by its stem."""
-    name = task.partition("=")[0]
-    return Path(name).stem if name.endswith((".yaml", ".py")) else name
+def _names(comparison: Comparison, key: str, tasks: Sequence[str]) -> list[str]:
+    command = python("evalsuite", "tasks", "--json", "--tasks", ",".join(tasks))
+    command += _data_flags(comparison)
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode:
+        said = (child.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        said = said.removeprefix("evalsuite: ").removeprefix("--tasks: ")
+        raise ConfigError(f"key 'compare.{key}': {said}")
+    return [task["name"] for task in json.loads(child.stdout)]
+
+
+def _data_flags(comparison: Comparison) -> list[str]:
+    folder = comparison.settings.data_dir
+    return [] if folder is None else ["--data-dir", str(folder)]
 
 
 def _command(
@@ -83,9 +109,7 @@ def _command(
     command += ["--tasks", ",".join([settings.task, *settings.forgetting])]
     command += ["--own", ",".join(own), "--limit", str(settings.limit)]
     command += ["--seed", str(settings.seed), "--shots", "0", "--out", str(out)]
-    if settings.data_dir is not None:
-        command += ["--data-dir", str(settings.data_dir)]
-    return command
+    return command + _data_flags(comparison)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class CompareConfig:
     forgetting: tuple[str, ...] = ()
     """Other tasks, on which a loss is forgetting; `text=FILE` for prose."""
     data_dir: Path | None = None
-    """Where the eval suite finds the tasks' files. Null: the current folder."""
+    """Where the eval suite finds the tasks' files. Null: beside each task's file."""
     limit: Positive = 100
     """Score the first so many samples of each task."""
     methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: dict(DEFAULT_METHODS))
