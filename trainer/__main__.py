@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Its options are its own, `--help` included.
         return VERBS["pretrain"].run(argparse.Namespace(arguments=arguments[1:]))
     options = _parser().parse_args(arguments)
+    started = time.time()
     try:
         with _without_library_chatter():
             return VERBS[options.command].run(options)
@@ -54,15 +56,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        command = _resume_command(arguments)
-        print(f"interrupted; from the last checkpoint, if any: {command}", file=sys.stderr)
+        print(_after_interrupt(options, arguments, started), file=sys.stderr)
         return 130
 
 
-def _resume_command(arguments: Sequence[str]) -> str:
-    kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
-    mode = ["--resume"] if arguments[:1] == ["train"] else []
-    return f"python -m trainer {shlex.join([*kept, *mode])}"
+def _after_interrupt(options: argparse.Namespace, arguments: Sequence[str], started: float) -> str:
+    """What Ctrl-C left, and the command that goes on; a run had begun at `started`, a time."""
+    if options.command not in ("train", "resume"):
+        goes_on = options.command in ("compare", "sweep")
+        return "interrupted; the same command goes on from here" if goes_on else "interrupted"
+    from trainer import files
+    from trainer.run_file import load_run
+
+    continues = options.command == "resume" or options.resume
+    mode: list[str] = []
+    try:
+        directory = (
+            options.directory
+            if options.command == "resume"
+            else load_run(options.config, options.overrides).directory
+        )
+        # What lay there before is not of this run, unless it goes on with it.
+        checkpoint, config = (
+            (directory / name).is_file()
+            and (continues or (directory / name).stat().st_mtime >= started)
+            for name in (files.CHECKPOINT, files.CONFIG)
+        )
+    except (TrainerError, OSError):
+        checkpoint = config = False
+    if not continues and checkpoint:
+        mode = ["--resume"]
+    elif not continues and config:
+        # The folder says by now that a run is there.
+        mode = ["--overwrite"]
+    kept = [argument for argument in arguments if not mode or argument != "--overwrite"]
+    command = f"python -m trainer {shlex.join([*kept, *mode])}"
+    if checkpoint:
+        return f"interrupted; continue from the last checkpoint with: {command}"
+    return f"interrupted; nothing was saved yet, start again with: {command}"
 
 
 def _parser() -> argparse.ArgumentParser:

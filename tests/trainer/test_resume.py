@@ -125,6 +125,46 @@ def test_a_finished_run_can_be_resumed(
     first = train(config, capsys)
     assert train(config, capsys, "--resume")["content_hash"] == first["content_hash"]
     assert resume(tmp_path / "run", capsys)["content_hash"] == first["content_hash"]
+    assert main(["resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert "run: had ended already; nothing was trained" in capsys.readouterr().err
+
+
+def test_ctrl_c_offers_what_there_is_to_go_on_from(
+    write_config: WriteConfig,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each command that is offered is one that runs."""
+    config = write_config()
+    command = ["train", str(config), "--quiet"]
+
+    def interrupted(where: str, *arguments: str) -> str:
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(where, stop)
+            assert main([*command, *arguments]) == 130
+        return capsys.readouterr().err
+
+    again = (
+        f"interrupted; nothing was saved yet, start again with: python -m trainer train {config}"
+    )
+    assert interrupted("trainer.preflight.prepare") == f"{again} --quiet\n"
+    assert interrupted("trainer.train.load_base") == f"{again} --quiet --overwrite\n"
+    assert main([*command, "--overwrite"]) == 0
+    # An earlier run's checkpoint is nothing to go on from.
+    line = interrupted("trainer.preflight.prepare", "--overwrite")
+    assert line == f"{again} --quiet --overwrite\n"
+    line = interrupted("trainer.turns.finish", "--overwrite")
+    assert line == (
+        "interrupted; continue from the last checkpoint with: python -m trainer train "
+        f"{config} --quiet --resume\n"
+    )
+    assert main([*command, "--resume"]) == 0
+    command = ["plan", str(config), "--overwrite"]
+    assert interrupted("trainer.preflight.prepare") == "interrupted\n"
 
 
 def test_resume_remembers_overrides_folders_and_where_the_run_was(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,19 +57,31 @@ def _run(options: argparse.Namespace) -> int:
 
 def train_and_report(run: "Run", options: "TrainOptions", *, as_json: bool) -> int:
     """Trains `run` and prints its summary; 1 if one of several jobs failed. Raises TrainerError."""
+    from trainer import files
     from trainer.distributed import is_main
     from trainer.report import print_summary
     from trainer.train import train_all
 
+    had_ended = options.resume and _has_ended(run.directory / files.SUMMARY)
     summary = train_all(run, options)
     if not is_main():
         return 0
+    if had_ended:
+        print(f"{run.directory}: had ended already; nothing was trained", file=sys.stderr)
     several = len(run.configs) > 1
     if as_json:
         print(json.dumps(summary if several else summary["jobs"][0]))
     else:
         print_summary(run, summary)
     return 1 if any("error" in job for job in summary["jobs"]) else 0
+
+
+def _has_ended(summary: Path) -> bool:
+    """Whether a run's summary is there, and none of its jobs failed."""
+    try:
+        return not any("error" in job for job in json.loads(summary.read_bytes())["jobs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 VERB = Verb("train", "train, export and publish adapters", _add_arguments, _run)
