@@ -1,8 +1,9 @@
 """What `inspect` says of adapters, beside PEFT and plain arithmetic."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
@@ -12,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import make_adapter, make_base
 from trainer.__main__ import main
+from trainer.inspection.layers import BaseTensors, layer_of
+from trainer.verbs.inspect import _cells
 from understudy.artifact import TENSORS_FILE
 from understudy.store import publish
 
@@ -95,6 +98,17 @@ def test_updates_are_those_that_peft_computes(
         assert layers["model.embed_tokens"]["relative_change"] == {}
 
 
+def test_a_change_from_zero_is_no_share() -> None:
+    class Zeros:
+        def get(self, name: str) -> torch.Tensor | None:
+            return torch.zeros(3) if name == "a.bias" else None
+
+    parts = {"base_layer.bias": torch.ones(3)}
+    layer = layer_of("a", parts, {}, cast(BaseTensors, Zeros()))
+    assert layer.relative_change == {"bias": None}
+    assert _cells(layer)["of the base"] == "bias -"
+
+
 @pytest.mark.parametrize("name", ["prompt", "encoder"])
 def test_nearest_words(
     capsys: pytest.CaptureFixture[str], base: Path, folder: Path, name: str
@@ -157,6 +171,9 @@ def test_every_kind_is_printed(
     count = sum(tensor.numel() for tensor in stored.values())
     assert out.startswith(f"{name}: ")
     assert f"{count:,} parameters" in out.splitlines()[0]
+    if name == "ia3":
+        assert "factor change" in out
+        assert not re.search("ia3_l|other tensors|effective rank|of the base", out)
     if any("lora" in key for key in stored):
         assert "effective rank of the updates: median" in out
 

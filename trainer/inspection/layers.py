@@ -47,9 +47,9 @@ class Layer:
     norms: dict[str, float]
     """Norm of each tensor, by what PEFT calls it."""
     low_rank: LowRank | None = None
-    relative_change: dict[str, float] = field(default_factory=dict)
+    relative_change: dict[str, float | None] = field(default_factory=dict)
     """Norm of what stands in the place of a base's weight less that weight, over the weight's; of
-    IA3's factors, over that of factors of 1."""
+    IA3's factors, over that of factors of 1. None where the weight is zero."""
 
 
 class BaseTensors:
@@ -86,15 +86,15 @@ def layer_of(
     module: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], weights: BaseTensors
 ) -> Layer:
     """What the tensors `parts` of one module, by what PEFT calls them, do to it."""
-    changes = {}
+    changes: dict[str, float | None] = {}
     for part, tensor in parts.items():
         own = part.removeprefix("ln_tuning_layers.").removeprefix("base_layer.")
         original = weights.get(f"{module}.{own}") if own in ("weight", "bias") else None
         if original is not None and original.shape == tensor.shape:
-            moved = float((tensor - original).norm() / original.norm().clamp_min(1e-30))
+            norm, moved = float(original.norm()), float((tensor - original).norm())
             # PEFT saves the base's own embeddings beside an update of them.
             if moved or not part.startswith("base_layer."):
-                changes[own] = moved
+                changes[own] = moved / norm if norm else None
         elif part == "ia3_l":
             changes[part] = float((tensor - 1).square().mean().sqrt())
     return Layer(

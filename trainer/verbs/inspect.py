@@ -11,11 +11,13 @@ from trainer.verbs.verb import ADAPTER_HELP, Verb, add_json, add_store
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from trainer.inspection import Inspection
+    from trainer.inspection import Inspection, Layer
 
 MAX_LAYERS = 12
 # Of a low-rank update, whose norm as a matrix is printed.
 FACTORS = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
+IA3 = "ia3_l"
+COLUMNS = ("update", "factor change", "of the base", "effective rank", "other tensors")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,26 +85,12 @@ def _tables(found: "Inspection", most: int | None) -> list["Table"]:
         title = "Layers"
         if most and len(ordered) > most:
             title = f"The {most} largest of {len(ordered)} layers (--all prints all)"
-        module = Column("module", no_wrap=True)
-        table = Table(
-            module, "update", "of the base", "effective rank", "other tensors", title=title
-        )
-        for layer in ordered[:most]:
-            low = layer.low_rank
-            changes = [f"{name} {value:.2%}" for name, value in layer.relative_change.items()]
-            if low is not None and low.relative is not None:
-                changes.insert(0, f"{low.relative:.2%}")
-            table.add_row(
-                layer.module,
-                "" if low is None else f"{low.norm:.3g}",
-                ", ".join(changes),
-                "" if low is None else f"{low.effective_rank:.1f} of {low.rank}",
-                ", ".join(
-                    f"{part} {norm:.3g}"
-                    for part, norm in layer.norms.items()
-                    if low is None or part not in FACTORS
-                ),
-            )
+        lines = [_cells(layer) for layer in ordered[:most]]
+        # Columns that this adapter has something for.
+        columns = [name for name in COLUMNS if any(name in cells for cells in lines)]
+        table = Table(Column("module", no_wrap=True), *columns, title=title)
+        for layer, cells in zip(ordered[:most], lines, strict=True):
+            table.add_row(layer.module, *(cells.get(name, "") for name in columns))
         tables.append(table)
     if found.virtual_tokens:
         title = "Virtual tokens"
@@ -129,6 +117,32 @@ def _tables(found: "Inspection", most: int | None) -> list["Table"]:
     return tables
 
 
+def _cells(layer: "Layer") -> dict[str, str]:
+    """A layer's line by column, without empty cells."""
+    low, changes = layer.low_rank, dict(layer.relative_change)
+    cells = {}
+    if IA3 in changes:
+        cells["factor change"] = _percent(changes.pop(IA3))
+    of_base = [f"{name} {_percent(value)}" for name, value in changes.items()]
+    if low is not None:
+        cells["update"] = f"{low.norm:.3g}"
+        cells["effective rank"] = f"{low.effective_rank:.1f} of {low.rank}"
+        if low.relative is not None:
+            of_base.insert(0, f"{low.relative:.2%}")
+    cells["of the base"] = ", ".join(of_base)
+    cells["other tensors"] = ", ".join(
+        f"{part} {norm:.3g}"
+        for part, norm in layer.norms.items()
+        if part != IA3 and (low is None or part not in FACTORS)
+    )
+    return {name: text for name, text in cells.items() if text}
+
+
+def _percent(share: float | None) -> str:
+    """A dash where there is nothing that it could be a share of."""
+    return "-" if share is None else f"{share:.2%}"
+
+
 def _weight(layer: object) -> float:
     """What layers are sorted by: how much they change, and where that is unknown, their norm."""
     from trainer.inspection import Layer
@@ -136,7 +150,8 @@ def _weight(layer: object) -> float:
     assert isinstance(layer, Layer)
     if layer.low_rank is not None:
         return layer.low_rank.norm
-    return max([*layer.relative_change.values(), 0.0]) or max(layer.norms.values())
+    changes = [value or 0.0 for value in layer.relative_change.values()]
+    return max([*changes, 0.0]) or max(layer.norms.values())
 
 
 def _quoted(text: str) -> str:
