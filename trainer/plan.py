@@ -21,10 +21,14 @@ from trainer.estimate.memory import size
 from trainer.estimate.speed import of_steps
 from trainer.examples import Examples
 from trainer.preflight import Prepared
+from trainer.resolve import OTHER_RATES, default_rate
 
 # Timed steps of `--measure`, after one that is not.
 NUM_TIMED_STEPS = 3
 SHOWN_CHARACTERS = 600
+# A learning rate further than this factor from its method's default is pointed out. A hair more
+# than ten, which decimal fractions miss.
+FAR_FROM_DEFAULT = 10.001
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,15 @@ def plan(config: TrainConfig, prepared: Prepared, measured: Measured | None) -> 
     spent = measured.time if measured else estimate_time(config, prepared)
     shown = prepared.train[0]
     decode = prepared.tokenizer.decode
+    is_usual = config.optimiser.algorithm not in OTHER_RATES
     return {
         "name": config.name,
         "base": config.base.name,
         "quantization": config.quantization,
         "device": config.device,
         "method": config.method.type,
+        "learning_rate": config.optimiser.learning_rate,
+        "default_learning_rate": default_rate(config) if is_usual else None,
         "num_trainable": prepared.num_trainable,
         "trainable_share": prepared.num_trainable / prepared.outline.num_parameters(),
         "rows": {
@@ -106,14 +113,13 @@ def measure(config: TrainConfig, prepared: Prepared) -> Measured:
     return Measured(of_steps(config, prepared, batches, step_s, speed, measured=True), peak)
 
 
-def text(found: dict[str, Any], memory: MemoryEstimate, device: str) -> list[str]:
-    """The plan for people: a line for each thing to know."""
+def text(found: dict[str, Any], memory: MemoryEstimate | None, device: str) -> list[str]:
+    """The plan for people: a line for each thing to know; None leaves out the run's memory."""
     rows, tokens, spent, example = (found[k] for k in ("rows", "tokens", "time", "example"))
-    available = available_bytes(device)
     leaks = found["leakage"]
     compared = ", ".join(leaks["compared_with"]) or "nothing"
     kinds = [f"{o['num_rows']} {o['kind']} ({o['source']})" for o in leaks["overlaps"]]
-    how = "by timed steps" if spent["measured"] else "by arithmetic; --measure times real steps"
+    how = ", by timed steps" if spent["measured"] else " (rough; --measure times it)"
     wordings = found["wordings"]
     peak = found["memory"]["measured_peak"]
     return [
@@ -127,11 +133,11 @@ def text(found: dict[str, Any], memory: MemoryEstimate, device: str) -> list[str
         f"tokens    {tokens['total']:,}; an example has {tokens['min']} to {tokens['max']}, median "
         f"{tokens['median']}, 95% at most {tokens['p95']}",
         f"steps     {found['steps']:,} over {found['epochs']:g} epochs",
+        _rate_line(found),
         f"leakage   compared with {compared}: {', '.join(kinds) or 'none'}",
-        f"memory    {memory.text()} beside what Python holds; "
-        + (f"{size(available)} available" if available is not None else "available: unknown")
-        + (f"; measured peak {size(peak)}" if peak else ""),
-        f"time      {_duration(spent['training_s'])}, {spent['tokens_per_s']:,.0f} tokens/s, {how}",
+        *([memory_line(memory, device)] if memory is not None else []),
+        *([f"peak      {size(peak)}, measured"] if peak else []),
+        f"time      {_duration(spent['training_s'])}, {spent['tokens_per_s']:,.0f} tokens/s{how}",
         f"output    {found['output']['dir']}"
         + (f", store {found['output']['store']}" if found["output"]["store"] else ""),
         f"wording   {wordings[0]['name']}"
@@ -141,6 +147,23 @@ def text(found: dict[str, Any], memory: MemoryEstimate, device: str) -> list[str
         "          ->",
         *_indented(example["completion"]),
     ]
+
+
+def memory_line(memory: MemoryEstimate, device: str) -> str:
+    """What a run is estimated to need beside what there is."""
+    available = available_bytes(device)
+    return f"memory    {memory.text()} beside what Python holds; " + (
+        f"{size(available)} available" if available is not None else "available: unknown"
+    )
+
+
+def _rate_line(found: dict[str, Any]) -> str:
+    rate, usual = found["learning_rate"], found["default_learning_rate"]
+    line = f"rate      {rate:g}"
+    if usual is None or usual / FAR_FROM_DEFAULT <= rate <= usual * FAR_FROM_DEFAULT:
+        return line
+    times = f"{rate / usual:,.0f} times" if rate > usual else f"1/{usual / rate:,.0f} of"
+    return f"{line}: {times} the default of {found['method']}, {usual:g}"
 
 
 def _tokens(examples: Examples) -> dict[str, int]:

@@ -44,8 +44,7 @@ def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
     if len(given) > 1:
         raise ConfigError(f"keys {' and '.join(given)}: give one of them")
     method = METHODS[config.method.type]
-    rate = method.learning_rate
-    own_rate = rate(config.method) if callable(rate) else rate
+    own_rate = default_rate(config)
     learning_rate = config.optimiser.learning_rate
     if learning_rate is None:
         if config.optimiser.algorithm in OTHER_RATES:
@@ -61,6 +60,12 @@ def resolve(config: TrainConfig, hardware: Hardware) -> TrainConfig:
         method=method.complete(config.method),
         optimiser=dataclasses.replace(config.optimiser, learning_rate=learning_rate),
     )
+
+
+def default_rate(config: TrainConfig) -> float:
+    """The learning rate of its method for AdamW."""
+    rate = METHODS[config.method.type].learning_rate
+    return rate(config.method) if callable(rate) else rate
 
 
 def should_hold(config: TrainConfig, num_held_bytes: int) -> bool:

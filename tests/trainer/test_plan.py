@@ -74,9 +74,29 @@ def test_plan_is_what_train_does(
     assert found["example"]["completion"].endswith("</s>")
     assert any(line.startswith("steps     ") for line in lines)
     assert "leakage   compared with validation, test: none" in lines
-    assert any("by arithmetic; --measure" in line for line in lines)
+    assert any(line.endswith("tokens/s (rough; --measure times it)") for line in lines)
     assert main(["plan", str(config)]) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_plan_of_several_jobs(
+    write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their memory stands there once; a rate far from its method's default is pointed out."""
+    config = write_config()
+    rates = {"a": 2e-4, "b": 2e-3, "c": 2.5e-3, "d": 1e-5}
+    jobs = ", ".join(f"{{name: {n}, optimiser: {{learning_rate: {r}}}}}" for n, r in rates.items())
+    overrides = [f"jobs=[{jobs}]", "method={type: lora, rank: 4}"]
+    assert main(["plan", str(config), *(p for o in overrides for p in ("--set", o))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("rate ")] == [
+        "rate      0.0002",
+        "rate      0.002",
+        "rate      0.0025: 12 times the default of lora, 0.0002",
+        "rate      1e-05: 1/20 of the default of lora, 0.0002",
+    ]
+    assert lines[-2] == "all 4 jobs together"
+    assert [n for n, line in enumerate(lines) if line.startswith("memory ")] == [len(lines) - 1]
 
 
 def test_measured_plan(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,8 +37,13 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"jobs": plans} if len(plans) > 1 else plans[0]))
         return 0
-    for found, config in zip(plans, run.configs, strict=True):
-        print("\n".join(plan.text(found, checked.memory, config.device or "cpu")))
+    device = run.configs[0].device or "cpu"
+    alone = len(plans) == 1
+    for found in plans:
+        print("\n".join(plan.text(found, checked.memory if alone else None, device)))
+    if not alone:
+        print(f"all {len(plans)} jobs together")
+        print(plan.memory_line(checked.memory, device))
     return 0
 
 
