@@ -163,7 +163,7 @@ def test_imports_are_declared(folder: str, extras: tuple[str, ...]) -> None:
         if relative(path).startswith(f"{folder}/"):
             for name in third_party_imports(path) - ELSEWHERE.get(relative(path), set()):
                 owners = {owner.lower().replace("_", "-") for owner in homes.get(name, [])}
-                owners.add(PART_OF.get(name, name).replace("_", "-"))
+                owners.add(PART_OF.get(name, name).lower().replace("_", "-"))
                 if not owners & wanted:
                     missing.append(f"{relative(path)} imports {name}")
     assert missing == []

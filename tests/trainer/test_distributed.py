@@ -38,6 +38,7 @@ def places() -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["OMP_NUM_THREADS"] = "1"
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(SIZE)]
 
 
