@@ -14,6 +14,7 @@ from understudy import (
     AsyncClient,
     ContinuationScore,
     GenerateRequest,
+    Input,
     RawPrompt,
     RetryPolicy,
     ScoreResult,
@@ -27,6 +28,7 @@ from understudy.errors import (
     UnavailableError,
     UnderstudyError,
 )
+from understudy.prompt import PromptTemplate
 
 # A request may wait behind all others of a slow server, so the deadline is long; that a server is
 # gone shows as UNAVAILABLE. Another try is the fleet's affair, which may have another server.
@@ -109,8 +111,16 @@ class ClientGenerator:
     async def adapter_row(self, name: str) -> Row:
         """GetAdapter. An unknown name raises ServerError with the server's close names."""
         with translated(self._address):
-            adapter = (await self._client.adapters.get(name)).adapter
-        return Row(name, RowKind.ADAPTER, adapter.name, adapter.version, adapter.method)
+            details = await self._client.adapters.get(name)
+        adapter, template = details.adapter, (details.manifest or {}).get("prompt_template")
+        return Row(
+            name,
+            RowKind.ADAPTER,
+            adapter.name,
+            adapter.version,
+            adapter.method,
+            variables=tuple(sorted(PromptTemplate(template).variables)) if template else (),
+        )
 
     async def count_tokens(self, prompt: str) -> int:
         """Tokenize."""
@@ -168,8 +178,11 @@ class ClientGenerator:
         return result
 
 
-def _prompt(request: Request, text: str) -> RawPrompt | str:
-    return RawPrompt(text) if request.raw else text
+def _prompt(request: Request, text: str) -> Input:
+    if request.raw:
+        return RawPrompt(text)
+    values = {**request.fields, **dict.fromkeys(request.text_variables, text)}
+    return values or text
 
 
 def _choice_score(text: str, score: ContinuationScore, unconditional: float | None) -> ChoiceScore:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from evalsuite.errors import InputError
 from evalsuite.task import Task
 from evalsuite.types import Mode, Request, Row, RowKind, Sample
+from understudy.prompt import MESSAGES
 
 
 def draw_shots(task: Task, num_shots: int, seed: int, category: str = "") -> tuple[Sample, ...]:
@@ -92,7 +93,8 @@ def _right_context(sample: Sample) -> str | None:
 def build_request(task: Task, row: Row, shots: Sequence[Sample], sample: Sample) -> Request:
     """What a row is asked about a sample.
 
-    The base gets the prompt, an adapter the bare input for its own template. In mode likelihood
+    The base gets the prompt, an adapter the bare input for its own template, with those of the
+    sample's fields that it names. In mode likelihood
     both get the prompt: the text is weighed as it stands.
     """
     spec = task.spec
@@ -104,6 +106,7 @@ def build_request(task: Task, row: Row, shots: Sequence[Sample], sample: Sample)
             for text in inputs
         )
     generate = spec.mode is Mode.GENERATE
+    text_variables, fields = ((), {}) if raw else _named(task, row, sample)
     return Request(
         adapter=row.reference,
         text="" if sample.contexts else inputs[0],
@@ -113,4 +116,26 @@ def build_request(task: Task, row: Row, shots: Sequence[Sample], sample: Sample)
         choices=sample.choices,
         contexts=inputs if sample.contexts else (),
         unconditional=spec.unconditional if "accuracy_unconditional" in spec.metrics else None,
+        text_variables=text_variables,
+        fields=fields,
     )
+
+
+def _named(task: Task, row: Row, sample: Sample) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Names of the adapter's variables that the input fills, and values of its others.
+
+    Both are empty where a plain text fills its template. Raises InputError for a variable that the
+    task does not know.
+    """
+    inputs = [name for name in row.variables if name in task.spec.columns.input_names]
+    others = [name for name in row.variables if name not in inputs]
+    fields = {name: sample.fields[name] for name in others if name in sample.fields}
+    if (len(row.variables) < 2 and not fields) or MESSAGES in others:
+        return (), {}
+    if missing := [name for name in others if name not in fields]:
+        raise InputError(
+            f"task '{task.name}': the template of adapter '{row.label}' reads "
+            f"{', '.join(row.variables)}, but the task has no {', '.join(missing)}; name the "
+            "columns in columns.fields"
+        )
+    return tuple(inputs), fields

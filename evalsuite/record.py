@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,7 +53,11 @@ def model_key(model: Mapping[str, Any]) -> bytes:
 
 def request_key(request: Request, model: bytes) -> str:
     """Hex sha256 of a request to a model, given its `model_key`."""
-    return hashlib.sha256(model + _json(request)).hexdigest()
+    content = asdict(request)
+    if not (request.fields or request.text_variables):
+        # As before there were any, so that older logs keep their answers.
+        del content["fields"], content["text_variables"]
+    return hashlib.sha256(model + _json(content)).hexdigest()
 
 
 def _json(value: Any) -> bytes:

@@ -28,6 +28,9 @@ from evalsuite.types import Mode, RowKind
 
 REPORT_FORMAT = 2
 
+# Of a row: where and how it was asked is no result.
+_UNREPORTED = ("server", "variables")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -139,7 +142,7 @@ def _row(
     gains: Mapping[GainKey, Gain],
 ) -> dict[str, Any]:
     return {
-        **{name: value for name, value in asdict(cell.row).items() if name != "server"},
+        **{name: value for name, value in asdict(cell.row).items() if name not in _UNREPORTED},
         "base_model": models[cell.row.server]["base_model"],
         **asdict(cell.totals),
         "metrics": {

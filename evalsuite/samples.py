@@ -32,7 +32,12 @@ class Columns:
     category: str | None = None
     """Strata of subsets; macro averages are means over its values."""
     fields: tuple[str, ...] = ()
-    """Further columns that the template may use."""
+    """Further columns that the template may use, and those of adapters that name them."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What templates call the input."""
+        return tuple(dict.fromkeys(("input", self.input)))
 
 
 def standard(columns: Columns, choices: tuple[str, ...], mode: Mode) -> Convert:

@@ -55,8 +55,8 @@ class TaskSpec:
     """Test file; a relative path starts at --data-dir, or else at the task file's folder. Of
     several, the first that exists; `*` stands for any names, whose files are read in order."""
     template: str
-    """Prompt for the bare base, Jinja with the variable `input` and those of the columns' `fields`.
-    Adapters bring their own."""
+    """Prompt for the bare base, Jinja with the variable `input`, which is also called by its
+    column's name, and those of the columns' `fields`. Adapters bring their own."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names from `evalsuite.metrics`; the first is primary."""
     mode: Mode = Mode.GENERATE
@@ -150,14 +150,17 @@ class Task:
 
     def prompt(self, sample: Sample, text: str | None = None) -> str:
         """The base prompt of one sample, or of `text` in its input's place, without shots."""
-        values = {**sample.fields, "input": sample.input if text is None else text}
+        values = self._values(sample, sample.input if text is None else text)
         return self._rendered(self.template, values, sample)
 
     def description(self, sample: Sample) -> str:
         """What stands above the worked examples in the prompt of one sample."""
         if "{" not in self.spec.description:
             return self.spec.description
-        return self._rendered(self._description, {**sample.fields, "input": sample.input}, sample)
+        return self._rendered(self._description, self._values(sample, sample.input), sample)
+
+    def _values(self, sample: Sample, text: str) -> Mapping[str, str]:
+        return {**sample.fields, **dict.fromkeys(self.spec.columns.input_names, text)}
 
     @cached_property
     def _description(self) -> PromptTemplate:

@@ -81,12 +81,14 @@ def check_spec(path: Path, spec: TaskSpec) -> PromptTemplate:
         template = PromptTemplate(spec.template)
     except PromptError as error:
         raise InputError(f"{path}: field 'template': {error}") from error
-    extra = template.variables - {"input", *spec.columns.fields}
-    if "input" not in template.variables or (extra and path.suffix != ".py"):
+    inputs = spec.columns.input_names
+    extra = template.variables - {*inputs, *spec.columns.fields}
+    if template.variables.isdisjoint(inputs) or (extra and path.suffix != ".py"):
         names = ", ".join(sorted(template.variables))
         raise InputError(
-            f"{path}: field 'template': uses {names}, expected the variable 'input'"
-            + (" (columns.fields lists further ones)" if extra else "")
+            f"{path}: field 'template': uses {names}, expected the variable "
+            + " or ".join(f"'{name}'" for name in inputs)
+            + " (columns.input names the input's column, columns.fields further ones)"
         )
     if "{" in spec.description:
         try:

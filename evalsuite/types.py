@@ -92,6 +92,10 @@ class Request:
     """One prompt per choice, instead of `text`."""
     unconditional: str | None = None
     """A verbatim prompt that says nothing, to score the choices behind it too."""
+    text_variables: tuple[str, ...] = ()
+    """Variables of the adapter's own template that `text`, or a context, fills by name."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Its other variables. Without either, a plain text fills the only one there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Row:
     shots: int = 0
     server: str = ""
     """Where it is asked, for a row of another server than the run's."""
+    variables: tuple[str, ...] = ()
+    """What the adapter's prompt template reads; empty if it has none, or does not tell."""
 
     @property
     def reference(self) -> str:

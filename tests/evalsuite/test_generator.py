@@ -10,21 +10,32 @@ import pytest
 from evalsuite.errors import ServerError
 from evalsuite.generator import ClientGenerator
 from evalsuite.types import Request
+from understudy.v1 import adapter_service_pb2 as adapter_pb
+from understudy.v1 import adapter_service_pb2_grpc as adapter_grpc
 from understudy.v1 import generation_service_pb2 as generation_pb
 from understudy.v1 import generation_service_pb2_grpc as generation_grpc
 from understudy.v1 import types_pb2 as types_pb
 
 
-class LengthServer(generation_grpc.GenerationServiceServicer):
+class LengthServer(generation_grpc.GenerationServiceServicer, adapter_grpc.AdapterServiceServicer):
     """A continuation's log-likelihood: minus its context's length and a hundredth of its own."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str, tuple[str, ...]]] = []
         self.factor = 1.0
 
+    def GetAdapter(self, request: Any, context: Any) -> Any:
+        manifest = {"plain": "", "words": '{"prompt_template": "{{ tone }}: {{ word }}"}'}
+        adapter = types_pb.Adapter(name=request.adapter, version="1", method="lora")
+        return adapter_pb.GetAdapterResponse(
+            adapter=adapter, manifest_json=manifest[request.adapter]
+        )
+
     def Score(self, request: Any, context: Any) -> Any:
         form = request.input.WhichOneof("form")
         prompt = getattr(request.input, form)
+        if form == "variables":
+            prompt = str(sorted(prompt.values.items()))
         texts = tuple(continuation.text for continuation in request.continuations)
         self.asked.append((request.adapter, form, prompt, texts))
         scores = [
@@ -42,10 +53,35 @@ def served() -> Iterator[tuple[LengthServer, str]]:
     service = LengthServer()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     generation_grpc.add_GenerationServiceServicer_to_server(service, server)
+    adapter_grpc.add_AdapterServiceServicer_to_server(service, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield service, address
     server.stop(grace=None).wait()
+
+
+async def test_a_row_knows_what_its_template_reads(served: Any) -> None:
+    async with ClientGenerator(served[1]) as generator:
+        assert (await generator.adapter_row("words")).variables == ("tone", "word")
+        assert (await generator.adapter_row("plain")).variables == ()
+
+
+async def test_fields_are_sent_by_name(served: Any) -> None:
+    service, address = served
+    request = Request(
+        "a@1",
+        "",
+        False,
+        choices=(" x", " y"),
+        contexts=("one", "two"),
+        text_variables=("word",),
+        fields={"tone": "calm"},
+    )
+    async with ClientGenerator(address) as generator:
+        await generator.answer(request)
+    assert [asked[1:3] for asked in service.asked] == [
+        ("variables", str([("tone", "calm"), ("word", word)])) for word in ("one", "two")
+    ]
 
 
 async def test_choices_behind_one_prompt(served: Any) -> None:

@@ -1,5 +1,6 @@
 """The answer log: keys, torn and damaged lines, one run at a time, a full disk."""
 
+import hashlib
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,11 +40,21 @@ def test_answers_come_back_equal(tmp_path: Path) -> None:
         assert read(log, "other") is None
 
 
+def test_a_request_of_text_alone_keeps_the_key_it_had() -> None:
+    content = (
+        b'{"adapter":"a@1","text":"hello","raw":false,"max_tokens":8,"stop":["\\n"],'
+        b'"choices":[],"contexts":[],"unconditional":null}'
+    )
+    assert request_key(REQUEST, MODEL) == hashlib.sha256(MODEL + content).hexdigest()
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(Request)])
 def test_key_covers_every_field_of_the_request(name: str) -> None:
     changes: dict[str, Any] = {
         "adapter": "a@2",
         "text": "hello!",
+        "text_variables": ("word",),
+        "fields": {"tone": "calm"},
         "raw": True,
         "max_tokens": 9,
         "stop": (),

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from evalsuite.errors import InputError
+from evalsuite.prompts import build_request
 from evalsuite.registry import load_tasks
 from evalsuite.task import Task
+from evalsuite.types import Row, RowKind
 
 GENERATE = 'name: x\ndata: d.jsonl\ntemplate: "{{ input }}"\nmetrics: [bleu]\n'
 CHOICE = 'name: x\ndata: d.jsonl\ntemplate: "{{ input }}"\nmode: choice\nmetrics: [accuracy]\n'
@@ -86,6 +88,55 @@ def test_python_module_with_its_own_format(tmp_path: Path) -> None:
     )
     (task,) = load_tasks([str(tmp_path / "pairs.py")], None)
     assert (task.samples[0].input, task.samples[0].references) == ("hello", ("bonjour",))
+
+
+WORDS = (
+    'name: x\ndata: d.jsonl\ntemplate: "{{ tone }}: {{ word }}"\nmetrics: [bleu]\n'
+    "columns: {input: word, fields: [tone, mood]}\n"
+)
+WORD_ROW = '{"word": "hut", "tone": "calm", "mood": "gay", "completion": "hat"}\n'
+
+
+def test_the_input_is_called_by_its_column(tmp_path: Path) -> None:
+    task = load(tmp_path, WORDS, WORD_ROW)
+    assert task.prompt(task.samples[0]) == "calm: hut"
+    with pytest.raises(InputError, match="uses tone, expected the variable 'input' or 'word'"):
+        load(tmp_path, WORDS.replace(": {{ word }}", ""), WORD_ROW)
+
+
+@pytest.mark.parametrize(
+    ("variables", "text_variables", "fields"),
+    [
+        # A plain text fills the only variable, whatever it is called.
+        ((), (), {}),
+        (("input",), (), {}),
+        (("word",), (), {}),
+        (("passage",), (), {}),
+        # The server says what a conversation is.
+        (("messages", "tone"), (), {}),
+        (("tone",), (), {"tone": "calm"}),
+        (("mood", "word"), ("word",), {"mood": "gay"}),
+        (("input", "tone", "word"), ("input", "word"), {"tone": "calm"}),
+    ],
+)
+def test_an_adapter_gets_what_its_template_names(
+    tmp_path: Path,
+    variables: tuple[str, ...],
+    text_variables: tuple[str, ...],
+    fields: dict[str, str],
+) -> None:
+    task = load(tmp_path, WORDS, WORD_ROW)
+    row = Row("a", RowKind.ADAPTER, "a", "1", variables=variables)
+    request = build_request(task, row, (), task.samples[0])
+    assert (request.text, request.raw) == ("hut", False)
+    assert (request.text_variables, request.fields) == (text_variables, fields)
+
+
+def test_an_adapter_whose_template_the_task_cannot_fill(tmp_path: Path) -> None:
+    task = load(tmp_path, WORDS, WORD_ROW)
+    row = Row("a", RowKind.ADAPTER, "a", "1", variables=("place", "word"))
+    with pytest.raises(InputError, match=r"adapter 'a' reads place, word, .* has no place; name"):
+        build_request(task, row, (), task.samples[0])
 
 
 @pytest.mark.parametrize(
