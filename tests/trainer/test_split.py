@@ -97,6 +97,21 @@ def test_the_test_part_is_a_task_of_the_eval_suite(
     assert not (tmp_path / "run" / "test.jsonl").exists()
 
 
+def test_the_task_reads_the_column_that_the_template_does(
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    rows = [{"word": row["input"], "completion": row["completion"]} for row in make_rows(40)]
+    data = {"train": str(write_rows("words.jsonl", rows)), "validation": 0, "test": 0.2}
+    config = write_config(data={**data, "template": "Word: {{ word }}\n"})
+    train(config, capsys, "--set", "optimiser.max_steps=1")
+    assert evalsuite(["show", str(tmp_path / "run" / "test.yaml"), "--json"]) == 0
+    first = json.loads((tmp_path / "run" / "test.jsonl").read_text().splitlines()[0])
+    assert json.loads(capsys.readouterr().out)["prompts"] == [f"Word: {first['word']}\n"]
+
+
 def test_rows_with_their_answers_in_different_columns_are_no_task(
     write_config: WriteConfig,
     write_rows: WriteRows,

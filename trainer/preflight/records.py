@@ -14,7 +14,7 @@ from trainer.preflight.tasks import tasks_of
 def write_records(config: TrainConfig, prepared: Prepared) -> None:
     """Writes `leakage.json`, and `test.jsonl` where a share was held out for the eval suite.
 
-    Where the template reads `input` alone, and all rows have the text to learn in one column,
+    Where the template reads one column alone, and all rows have the text to learn in one column,
     `test.yaml` beside it is the task of these rows for `python -m evalsuite`.
     """
     folder = config.output.dir
@@ -28,18 +28,20 @@ def write_records(config: TrainConfig, prepared: Prepared) -> None:
         for row in prepared.test_rows:
             file.write(json.dumps(dict(row.fields), ensure_ascii=False, default=str) + "\n")
     columns = {prepared.objective.target_columns(t.config.data)[0] for t in tasks_of(config)}
-    if prepared.template.variables == {"input"} and len(columns) == 1:
-        task = _task(config, prepared, columns.pop())
+    # A conversation, or a prompt made of several columns, is no text in one of them.
+    read = prepared.template.text_variable
+    if read and len(columns) == 1 and all(read in row.fields for row in prepared.test_rows):
+        task = _task(config, prepared, read, columns.pop())
         text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
         (folder / files.TEST_TASK).write_text(text, encoding="utf-8")
 
 
-def _task(config: TrainConfig, prepared: Prepared, column: str) -> dict[str, Any]:
+def _task(config: TrainConfig, prepared: Prepared, name: str, column: str) -> dict[str, Any]:
     return {
         "name": "test",
         "source": f"held out from the training data of {config.name}",
         "data": files.TEST,
-        "columns": {"completion": column},
+        "columns": {"input": name, "completion": column},
         "template": prepared.template.template,
         "metrics": ["rougeL", "exact_match"],
     }
