@@ -184,9 +184,11 @@ def _explain(problem: ErrorDetails, data: Mapping[str, Any]) -> str:
         name = str(given.get("type")).lower()
         if key == "method" and name in NOT_OFFERED:
             return f"key 'method.type': PEFT's {name!r} is not offered: {NOT_OFFERED[name]}"
-        return f"key '{key}.type': {given.get('type')!r} is not one of {_tags(key)}"
+        close = difflib.get_close_matches(name, _tags(key), n=1, cutoff=0.5)
+        hint = f"known; did you mean {close[0]!r}?" if close else f"one of {', '.join(_tags(key))}"
+        return f"key '{key}.type': {given.get('type')!r} is not {hint}"
     if problem["type"] == "union_tag_not_found":
-        return f"key '{key}.type' is missing; use one of {_tags(key)}"
+        return f"key '{key}.type' is missing; use one of {', '.join(_tags(key))}"
     message = problem["msg"]
     return f"key {key!r}: {message[0].lower() + message[1:]}, got {str(problem['input'])[:80]!r}"
 
@@ -245,9 +247,9 @@ def _tags_of(cls: type) -> tuple[str, ...]:
     return typing.get_args(cls.__annotations__.get("type"))
 
 
-def _tags(key: str) -> str:
+def _tags(key: str) -> list[str]:
     annotation = typing.get_type_hints(TrainConfig)[key]
-    return ", ".join(sorted(tag for cls in _dataclasses_in(annotation) for tag in _tags_of(cls)))
+    return sorted(tag for cls in _dataclasses_in(annotation) for tag in _tags_of(cls))
 
 
 def _dataclasses_in(annotation: Any) -> list[type]:

@@ -50,6 +50,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def check_directory(directory: Path) -> None:
     """Raises BaseModelError if `directory` is not a checkpoint that can be fingerprinted."""
+    if not directory.exists():
+        raise BaseModelError(
+            f"base {str(directory)!r}: no such directory; give the folder of a downloaded model"
+        )
     if not (directory / "config.json").is_file():
         raise BaseModelError(
             f"base {str(directory)!r} is not a model directory: it holds no config.json"

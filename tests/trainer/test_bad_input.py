@@ -28,7 +28,9 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["optimiser.lerning_rate=1"], "'optimiser.lerning_rate' is not known; did you mean 'learning"),
     (["nmae=x"], "key 'nmae' is not known; did you mean 'name'?"),
     (["method.rnk=3"], "key 'method.rnk' is not known; did you mean 'rank'?"),
-    (["method={type: lorra}"], "key 'method.type': 'lorra' is not one of "),
+    (["method={type: lorra}"], "key 'method.type': 'lorra' is not known; did you mean 'lora'?"),
+    (["method={type: prmpt_tuning}"], "did you mean 'prompt_tuning'?"),
+    (["method={type: xyzzy}"], "key 'method.type': 'xyzzy' is not one of bitfit, "),
     (["method={init_text: x}"], "key 'method.type' is missing"),
     (["method.rank=0"], "key 'method.rank': input should be greater than 0, got '0'"),
     (["optimiser.learning_rate=.nan"], "key 'optimiser.learning_rate': input should be a finite"),
@@ -39,7 +41,7 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["data.validation=1.5"], "key 'data.validation': input should be less than 1"),
     (["name=Über"], "adapter name 'Über' is not allowed"),
     (["name=base"], "reserved"),
-    (["base=/nowhere"], "base '/nowhere' is not a model directory"),
+    (["base=/nowhere"], "base '/nowhere': no such directory"),
     (["device=cuda"], "key 'device': 'cuda' is not available"),
     (["data.template_name=null", "data.template=hello"], "prompt template names no variable"),
     (["data.template_name=null", "data.template='{{ input'"], "key 'data.template': prompt templ"),
@@ -53,10 +55,11 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
     (["data.validation=0.0001"], "leaves no validation rows"),
     (["method.targets=[q_proj, z_proj]"], "'z_proj' names no linear layer of the base"),
     (["method.targets='*'"], "no regular expression"),
-    (["method.rank=5000"], "lower its rank"),
-    (["method={rank: 5000}"], "lower its rank"),
+    (["method.rank=5000"], "key 'method.rank': 5000 is too large: the adapter would have "),
+    (["method={rank: 5000}"], "; the largest that fits is "),
     (["method={type: prompt_tuning, num_virtual_tokens: 2048}"], "leave no room"),
-    (["method={type: prompt_tuning, init: text}"], "key 'method.init_text': give it with"),
+    (["method={type: prompt_tuning, init: text}"], "`init: text` needs init_text"),
+    (["method={type: prompt_tuning, init_text: x}"], "goes with `init: text` only"),
     (["method={type: prompt_tuning, init_labels: [a]}"], "with `init: class_labels` only"),
     (
         [
@@ -369,6 +372,21 @@ def test_file(text: str, expected: str, tmp_path: Path, refused: Callable[..., s
     line = refused(path)
     assert expected in line
     assert str(path) in line
+
+
+@pytest.mark.parametrize("method", ["type: lora, rank", "type: p_tuning, num_virtual_tokens"])
+def test_the_largest_that_fits(
+    write_config: WriteConfig, refused: Refused, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    def change(size: int) -> str:
+        return f"method={{{method}: {size}}}"
+
+    config = write_config()
+    line = refused(config, "--set", change(1900))
+    largest = int(line.rsplit(" ", 1)[1])
+    assert main(["plan", str(config), "--set", change(largest), "--set", "allow_memory=true"]) == 0
+    capsys.readouterr()
+    assert f"{largest + 1} is too large" in refused(config, "--set", change(largest + 1))
 
 
 def test_no_file(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -15,6 +15,7 @@ from tests.tiny import WORDS
 from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
 from trainer.__main__ import main
 from trainer.data import Example
+from trainer.errors import DataError
 from trainer.leakage import Finder, Leak, TextHasher, decide, of_examples, of_files
 from trainer.leakage.distinct import Distinct
 from trainer.leakage.find import MAX_ROWS_OF_NGRAM
@@ -156,6 +157,14 @@ def test_policy() -> None:
     assert not refused("refuse", "partial", "eval suite")
 
 
+def test_groups_are_a_remedy_for_what_was_held_out_of_the_training_files() -> None:
+    leak = Leak(0, "near", "validation", "t:1", "h:1", 0.9)
+    for drawn in (frozenset[str](), frozenset({"validation"})):
+        with pytest.raises(DataError) as caught:
+            decide([leak], "refuse", ["validation"], drawn).check()
+        assert ("group_key" in str(caught.value)) == bool(drawn)
+
+
 @pytest.fixture
 def leaking(write_config: WriteConfig, write_rows: WriteRows, tmp_path: Path) -> Path:
     """A configuration whose training rows 4 and 5 are test items, and 6 a validation row."""
@@ -207,6 +216,7 @@ def test_refusals(leaking: Path, capsys: pytest.CaptureFixture[str], tmp_path: P
     assert f"{train}:4: is in the eval suite: gsm8k@1 item 7 (1 such" in refused()
     line = refused("--set", "data.held_out=null")
     assert f"held.jsonl:1: same prompt as training example {train}:6 (1 such" in line
+    assert "group_key" not in line
 
 
 def make_many(num: int, num_words: int) -> list[Example]:

@@ -31,6 +31,8 @@ class Report:
     policy: Policy
     sources: tuple[str, ...]
     """What was compared with."""
+    drawn: frozenset[str] = frozenset()
+    """Those of them that were held out of the training files."""
 
     @property
     def refused(self) -> tuple[Leak, ...]:
@@ -85,10 +87,9 @@ class Report:
             return
         first = self.refused[0]
         num = sum((one.kind, one.source) == (first.kind, first.source) for one in self.refused)
-        remedy = (
-            "set data.on_leak to drop, which leaves the training rows out, or to warn; or give "
-            "data.group_key"
-        )
+        remedy = "set data.on_leak to drop, which leaves the training rows out, or to warn"
+        if first.source in self.drawn:
+            remedy += "; or give data.group_key"
         if first.source == SUITE:
             raise DataError(
                 f"{first.where}: is in the eval suite: {_of_suite(first)} ({num} such training "
@@ -127,9 +128,14 @@ class Report:
         )
 
 
-def decide(leaks: Sequence[Leak], policy: Policy, sources: Sequence[str]) -> Report:
+def decide(
+    leaks: Sequence[Leak],
+    policy: Policy,
+    sources: Sequence[str],
+    drawn: frozenset[str] = frozenset(),
+) -> Report:
     """The report on `leaks` under the configuration's `data.on_leak`."""
-    return Report(tuple(leaks), policy, tuple(sources))
+    return Report(tuple(leaks), policy, tuple(sources), drawn)
 
 
 def _is_refused(leak: Leak, policy: Policy) -> bool:

@@ -18,8 +18,12 @@ def embeddings(model: PreTrainedModel) -> Tensor:
 
 def check_text(init: str | None, text: str | None) -> None:
     """Raises ConfigError if the text to start at is missing, or given for nothing."""
-    if (init == "text") != bool((text or "").strip()):
-        raise ConfigError("key 'method.init_text': give it with `init: text`, and only then")
+    if init == "text" and not (text or "").strip():
+        raise ConfigError(
+            "key 'method.init_text' is missing: `init: text` needs init_text, the words to start at"
+        )
+    if init != "text" and text is not None:
+        raise ConfigError("key 'method.init_text': goes with `init: text` only; leave it out")
 
 
 def ids_of_text(text: str, count: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:

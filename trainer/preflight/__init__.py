@@ -1,9 +1,10 @@
 """Everything that can refuse a run before the base's weights are loaded."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,6 +14,7 @@ from trainer.config import TrainConfig
 from trainer.data.disk import Chained
 from trainer.errors import ConfigError, InputError
 from trainer.methods import METHODS
+from trainer.methods.method import Method
 from trainer.objectives import OBJECTIVES
 from trainer.preflight.content import check_encoded, check_ids, check_texts, check_trainable
 from trainer.preflight.encoding import encode_texts
@@ -59,10 +61,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
     settings = method.bind(config.method, outline, tokenizer)
     num_trainable = method.num_trainable(outline, settings)
     if num_trainable >= outline.num_parameters() and not method.trains_base:
-        raise ConfigError(
-            f"key 'method': the adapter would have {num_trainable:,} parameters, the base has "
-            f"{outline.num_parameters():,}; lower its rank or number of tokens"
-        )
+        raise _too_large(method, settings, outline, num_trainable)
 
     with ReadingView(quiet) as view:
         tasks = tasks_of(config)
@@ -75,7 +74,8 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
             for task, of in zip(tasks, sources, strict=True)
         ]
         held_out_paths = _paths(config.data.held_out) if config.data.held_out else ()
-        report = look_for_leaks(joined(texts), held_out_paths, config.data.on_leak)
+        drawn = frozenset(part for part in parts if not any(of[part] for of in sources))
+        report = look_for_leaks(joined(texts), held_out_paths, config.data.on_leak, drawn)
         texts = without(texts, report.dropped)
         check_texts(joined(texts).train)
         objective = objective.bound(joined(texts).train)
@@ -125,6 +125,27 @@ def _named(task: Task, check: Callable[[], T]) -> T:
         if not task.name:
             raise
         raise type(error)(f"task {task.name!r}: {error}") from error
+
+
+def _too_large(
+    method: Method, settings: Any, outline: PreTrainedModel, num_trainable: int
+) -> ConfigError:
+    """The refusal of an adapter that is no smaller than its base, with the size that is."""
+    most = outline.num_parameters()
+    says = f"the adapter would have {num_trainable:,} parameters, the base has {most:,}"
+    for key in ("rank", "num_virtual_tokens"):
+        if isinstance(getattr(settings, key, None), int):
+            one, two = (
+                method.num_trainable(outline, dataclasses.replace(settings, **{key: size}))
+                for size in (1, 2)
+            )
+            # Each further one has as many parameters as the second.
+            if two > one and one < most:
+                return ConfigError(
+                    f"key 'method.{key}': {getattr(settings, key)} is too large: {says}; the "
+                    f"largest that fits is {1 + (most - 1 - one) // (two - one)}"
+                )
+    return ConfigError(f"key 'method': {says}; train less of it")
 
 
 def _num_embeddings(outline: PreTrainedModel) -> int:

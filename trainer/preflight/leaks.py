@@ -13,8 +13,12 @@ from trainer.preflight.split import Split
 from trainer.preflight.texts import TaskTexts
 
 
-def look_for_leaks(split: Split, held_out: Sequence[Path], policy: Policy) -> Report:
+def look_for_leaks(
+    split: Split, held_out: Sequence[Path], policy: Policy, drawn: frozenset[str]
+) -> Report:
     """What the training examples share with the other parts and with the eval suite's items.
+
+    `drawn` are the parts that were held out of the training files, not given as files.
 
     Raises DataError for a file that is not one of fingerprints, and for what `policy` refuses.
     """
@@ -28,7 +32,7 @@ def look_for_leaks(split: Split, held_out: Sequence[Path], policy: Policy) -> Re
         held.append(of_files(held_out))
     finder = Finder(held, hasher)
     finder.add(split.train)
-    report = decide(finder.leaks(), policy, [one.source for one in held])
+    report = decide(finder.leaks(), policy, [one.source for one in held], drawn)
     report.check()
     return report
 
