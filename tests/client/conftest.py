@@ -18,6 +18,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_status import rpc_status
 
 from understudy import AsyncClient, Client, RetryPolicy
+from understudy.__main__ import main
 from understudy.v1 import adapter_service_pb2_grpc, generation_service_pb2_grpc
 from understudy.v1 import generation_service_pb2 as generation_pb
 from understudy.v1 import types_pb2 as types_pb
@@ -216,3 +217,22 @@ def client(scripted: ScriptedServer) -> Iterator[Client]:
 async def aclient(scripted: ScriptedServer) -> Any:
     async with AsyncClient(scripted.address, timeout=10.0, retry=FAST) as client:
         yield client
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(scripted: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs one command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("UNDERSTUDY_SERVER", scripted.address)
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        try:
+            code = main(argv)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
