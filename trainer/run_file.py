@@ -125,8 +125,8 @@ def run_schema() -> dict[str, Any]:
     """
     schema = json_schema()
     parts: dict[str, Any] = schema["$defs"]
-    partial = {f"{name}Part": _without_required(part) for name, part in parts.items()}
-    job = _without_required({k: v for k, v in schema.items() if k not in ("$defs", "title")})
+    partial = {f"{name}Part": without_required(part) for name, part in parts.items()}
+    job = without_required({k: v for k, v in schema.items() if k not in ("$defs", "title")})
     job["properties"] = {k: v for k, v in job["properties"].items() if k not in SHARED_KEYS}
     jobs = {
         "type": "array",
@@ -134,24 +134,29 @@ def run_schema() -> dict[str, Any]:
         "minItems": 1,
         "description": "Jobs that train together over one base; each overrides what stands above.",
     }
-    alone = {"required": schema.pop("required")}
+    whole = schema["properties"]
+    shared = without_required(whole)
+    strict = {key: value for key, value in whole.items() if value != shared[key]}
+    alone = {"required": schema.pop("required"), "properties": strict}
+    together = {"required": ["base", "output", JOBS], "properties": {"output": whole["output"]}}
     return {
         **schema,
         "$defs": {**parts, **partial},
-        "properties": {**schema["properties"], JOBS: jobs},
-        "anyOf": [alone, {"required": ["base", "output", JOBS]}],
+        "properties": {**shared, JOBS: jobs},
+        "anyOf": [alone, together],
     }
 
 
-def _without_required(value: Any) -> Any:
+def without_required(value: Any) -> Any:
     """A schema that demands no key, also not in the parts that it refers to."""
     if isinstance(value, list):
-        return [_without_required(inner) for inner in value]
+        return [without_required(inner) for inner in value]
     if not isinstance(value, dict):
         return f"{value}Part" if isinstance(value, str) and value.startswith("#/$defs/") else value
-    # `required` as a property of that name would be a mapping.
+    # `required` as a property of that name would be a mapping. Without it, more than one member
+    # of a union may fit.
     return {
-        key: _without_required(inner)
+        "anyOf" if key == "oneOf" else key: without_required(inner)
         for key, inner in value.items()
-        if not (key == "required" and isinstance(inner, list))
+        if not (key == "required" and isinstance(inner, list)) and key != "discriminator"
     }

@@ -114,7 +114,12 @@ def test_the_schema_admits_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema == run_schema()
-    assert schema["anyOf"][0] == {"required": ["name", "base", "data", "output"]}
+    alone, together = schema["anyOf"]
+    assert alone["required"] == ["name", "base", "data", "output"]
+    assert alone["properties"]["data"] == {"$ref": "#/$defs/DataConfig"}
+    # The training rows may be those of each job.
+    assert "data" not in together["properties"]
+    assert schema["properties"]["data"] == {"$ref": "#/$defs/DataConfigPart"}
     job = schema["properties"]["jobs"]["items"]
     assert job["properties"].keys() == schema["properties"].keys() - {*SHARED_KEYS, "jobs"}
     reached = referred(job, schema["$defs"])

@@ -1,6 +1,7 @@
 """Whole runs: what they write, that they learn, and that they stop on bad numbers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,27 @@ def test_schema_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert "AdamW" not in optimiser["batch_size"]["description"]
     assert optimiser["batch_size"]["description"] == "Examples per forward pass."
     assert set(schema["anyOf"][0]["required"]) == {"name", "base", "data", "output"}
+
+
+@pytest.mark.parametrize("kind", ["sweep", "compare"])
+def test_schemas_of_files_of_many_runs(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They know every key of the recipe, and demand the one that makes it such a file."""
+    assert main(["schema", "--for", kind]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "recipes" / f"{kind}.yaml").read_text())
+    assert set(schema["required"]) == {"name", "base", "data", "output", kind}
+    assert recipe.keys() <= schema["properties"].keys()
+    added = schema["properties"][kind]
+    if kind == "sweep":
+        fixed = re.compile(added["propertyNames"]["not"]["pattern"])
+        assert not any(fixed.search(key) for key in recipe[kind])
+        assert all(fixed.search(key) for key in ("name", "data.train", "loop.patience"))
+        assert not fixed.search("database")
+    else:
+        assert recipe[kind].keys() <= added["properties"].keys()
+        own = added["properties"]["methods"]["additionalProperties"]
+        assert not {"name", "base", "output"} & own["properties"].keys()
+        assert "required" not in own
 
 
 def test_verify_names_what_was_changed(

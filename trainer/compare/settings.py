@@ -19,6 +19,8 @@ from trainer.run_file import merge
 from understudy.artifact import ArtifactError, check_name
 
 KEY = "compare"
+# Keys that a method has no say in.
+SAME_FOR_ALL = ("name", "output", "base")
 # Within the comparison's folder.
 RUNS, STORE, EVALUATION = "runs", "store", "evaluation"
 
@@ -121,7 +123,7 @@ def _entry(
         close = difflib.get_close_matches(str(kind), METHODS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(METHODS))}"
         raise ConfigError(f"{key}: no method {kind!r}; {hint}")
-    taken = [k for k in ("name", "output", "base") if k in own]
+    taken = [k for k in SAME_FOR_ALL if k in own]
     if taken:
         raise ConfigError(f"{key}.{taken[0]}: is the same for all; set it at the top")
     adapter = f"{name}-{label}".lower().replace("_", "-")

@@ -17,7 +17,7 @@ from trainer.errors import ConfigError
 
 KEY = "sweep"
 # Keys that decide what a trial is measured by, or where it goes.
-_FIXED = ("name", "base", "output", "data", "loop", "device", "num_threads", "objective")
+FIXED = ("name", "base", "output", "data", "loop", "device", "num_threads", "objective")
 
 Choice = str | int | float | bool | None
 
@@ -48,7 +48,7 @@ def parse_space(data: Any, where: str) -> Space:
     space: Space = {}
     for name, value in data.items():
         key = f"{where}: key 'sweep.{name}'"
-        if str(name).partition(".")[0] in _FIXED:
+        if str(name).partition(".")[0] in FIXED:
             raise ConfigError(f"{key}: trials would not be comparable; leave it out")
         if isinstance(value, list):
             space[name] = _choices(value, key)

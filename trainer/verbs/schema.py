@@ -1,4 +1,4 @@
-"""`schema`: the configuration's JSON schema."""
+"""`schema`: the JSON schema of a configuration file."""
 
 import argparse
 import json
@@ -6,11 +6,27 @@ import json
 from trainer.verbs.verb import Verb
 
 
-def _run(options: argparse.Namespace) -> int:
-    from trainer.run_file import run_schema
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--for",
+        choices=("train", "sweep", "compare"),
+        default="train",
+        dest="kind",
+        help="the verb that reads the file (default: train)",
+    )
 
-    print(json.dumps(run_schema(), indent=2))
+
+def _run(options: argparse.Namespace) -> int:
+    if options.kind == "train":
+        from trainer.run_file import run_schema
+
+        schema = run_schema()
+    else:
+        from trainer.search_schemas import compare_schema, sweep_schema
+
+        schema = sweep_schema() if options.kind == "sweep" else compare_schema()
+    print(json.dumps(schema, indent=2))
     return 0
 
 
-VERB = Verb("schema", "print the configuration's JSON schema", lambda parser: None, _run)
+VERB = Verb("schema", "print a configuration file's JSON schema", _add_arguments, _run)
