@@ -15,6 +15,7 @@ from trainer.__main__ import main
 
 WriteRows = Callable[[str, Iterable[Any]], Path]
 WriteConfig = Callable[..., Path]
+Refused = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)

@@ -2,24 +2,18 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
 
-import trainer.model
-from server.models import checks
-from tests.trainer.conftest import WriteConfig, WriteRows, make_rows
+from tests.trainer.conftest import Refused, WriteConfig, WriteRows, make_rows
 from trainer.__main__ import main
 from trainer.estimate import memory
 from trainer.methods import METHODS
 from understudy import fingerprint
 
-Refused = Callable[..., str]
 HEADER = "".join(fingerprint.lines([])).strip() + "\n"
 ITEM = '{"task": "t@1", "data": "d", "id": "1", "texts": [], "ngrams": ["HASH"], "sketch": []}'
 NO_NAME = "data.template_name=null"
@@ -393,98 +387,6 @@ def test_no_file(tmp_path: Path, refused: Callable[..., str]) -> None:
     assert "cannot be read: No such file" in refused(tmp_path / "none.yaml")
 
 
-def test_resume_without_a_checkpoint(
-    write_config: WriteConfig, refused: Callable[..., str]
-) -> None:
-    assert "no checkpoint to resume from" in refused(write_config(), "--resume")
-
-
-def test_output_holds_a_run(
-    write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").write_text("")
-    line = refused(write_config())
-    assert "holds a run already (metrics.jsonl); replace it with --overwrite" in line
-    assert "start with --overwrite" in refused(write_config(), "--resume")
-
-
-def test_output_holds_somebody_elses_adapter(
-    write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    """A new run begins by removing that folder."""
-    kept = tmp_path / "run" / "adapter" / "notes.txt"
-    kept.parent.mkdir(parents=True)
-    kept.write_text("mine")
-    assert "holds a run already (adapter)" in refused(write_config())
-    assert kept.exists()
-
-
-@pytest.mark.parametrize("key", ["dir", "store"])
-def test_output_is_a_file(
-    key: str, write_config: WriteConfig, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    """Said before hours of training, not at publishing."""
-    (tmp_path / "file").write_text("")
-    line = refused(write_config(), "--set", f"output.{key}={tmp_path / 'file'}")
-    assert f"key 'output.{key}': '{tmp_path / 'file'}' is a file" in line
-
-
-def test_base_with_damaged_weights(
-    write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    damaged = tmp_path / "damaged"
-    shutil.copytree(base, damaged)
-    weights = damaged / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    assert "model.safetensors: tensors end at byte" in refused(write_config(base=str(damaged)))
-
-
-def test_base_that_lacks_a_tensor(
-    write_config: WriteConfig,
-    base: Path,
-    tmp_path: Path,
-    refused: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """transformers would go on with random numbers."""
-    lacking = tmp_path / "lacking"
-    shutil.copytree(base, lacking)
-    tensors = load_file(lacking / "model.safetensors")
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, lacking / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.undo()
-    line = refused(write_config(base=str(lacking)), "--quiet")
-    assert "its weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight" in line
-
-
-@pytest.mark.parametrize("key", trainer.model.EXPERT_KEYS)
-def test_base_with_experts(
-    key: str, write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    experts = tmp_path / "experts"
-    shutil.copytree(base, experts)
-    config = json.loads((experts / "config.json").read_text())
-    (experts / "config.json").write_text(json.dumps({**config, key: 8}))
-    assert f"a mixture of experts ({key} 8)" in refused(write_config(base=str(experts)))
-
-
-def test_server_and_trainer_know_experts_by_the_same_keys() -> None:
-    assert trainer.model.EXPERT_KEYS == checks.EXPERT_KEYS
-
-
-def test_base_whose_weights_have_another_shape(
-    write_config: WriteConfig, base: Path, tmp_path: Path, refused: Callable[..., str]
-) -> None:
-    """transformers says nothing when it quantizes them."""
-    other = tmp_path / "other"
-    shutil.copytree(base, other)
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 192}))
-    line = refused(write_config(base=str(other)))
-    assert "mlp.down_proj.weight has shape (64, 128), config.json asks for (64, 192)" in line
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -506,46 +408,6 @@ def test_what_yaml_admits_and_python_does_not(
     assert f"error: {tmp_path}/{expected}" in refused(path)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("hidden_size", "x", "not a model: "),
-        ("num_attention_heads", 0, "not a model: "),
-        ("hidden_act", "nope", "not a decoder: "),
-    ],
-)
-def test_base_with_a_nonsensical_configuration(
-    key: str, value: Any, expected: str, base: Path, tmp_path: Path, write_config: WriteConfig,
-    refused: Refused,
-) -> None:  # fmt: skip
-    broken = shutil.copytree(base, tmp_path / "broken")
-    content = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(content | {key: value}))
-    assert f"base '{broken}': {expected}" in refused(write_config(base=str(broken)))
-
-
-def test_a_tokenizer_of_more_tokens_than_the_base(
-    base: Path,
-    tmp_path: Path,
-    write_config: WriteConfig,
-    write_rows: WriteRows,
-    refused: Refused,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Refused where a row holds one of them, and no sooner."""
-    larger = shutil.copytree(base, tmp_path / "larger")
-    tokenizer = AutoTokenizer.from_pretrained(larger)
-    tokenizer.add_tokens(["zebra"])
-    tokenizer.save_pretrained(larger)
-    config = write_config(base=str(larger))
-    assert main(["plan", str(config), "--json"]) == 0
-    path = write_rows("train.jsonl", [*make_rows(40), {"input": "a zebra", "completion": "x"}])
-    sets = ["--set", "data.validation=0"]
-    expected = f"{path}:41: holds the token 'zebra', number 320 of the base's tokenizer"
-    capsys.readouterr()
-    assert expected in refused(config, *sets)
-
-
 def test_a_group_that_is_no_text(
     write_config: WriteConfig, tmp_path: Path, refused: Refused
 ) -> None:
@@ -553,43 +415,3 @@ def test_a_group_that_is_no_text(
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     line = refused(write_config(), "--set", "data.group_key=g")
     assert f"{tmp_path}/train.jsonl:1: a text holds half a surrogate pair" in line
-
-
-@pytest.mark.parametrize("name", ["test.jsonl", "leakage.json", "run.html", "tensorboard"])
-def test_output_holds_what_no_run_wrote(
-    name: str, write_config: WriteConfig, tmp_path: Path, refused: Refused
-) -> None:
-    """Such as a folder of data, named by mistake."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / name).write_text("mine")
-    assert f"{folder}: holds a run already ({name})" in refused(write_config())
-    assert (folder / name).read_text() == "mine"
-
-
-def test_what_a_run_reads_is_not_replaced(
-    base: Path, tmp_path: Path, write_config: WriteConfig, refused: Refused
-) -> None:
-    """Not even where it was asked to replace what is there."""
-    config = write_config()
-    folder = tmp_path / "run"
-    shutil.copytree(base, folder / "base")
-    shutil.copy(tmp_path / "train.jsonl", folder / "test.jsonl")
-    (folder / "store").symlink_to(folder / "adapter")
-    for key, path, own in (
-        ("base", folder / "base", "base"),
-        ("data.train", folder / "test.jsonl", "test.jsonl"),
-        ("data.cache", folder / "tokens" / "all", "tokens"),
-        ("output.store", folder / "store", "adapter"),
-    ):
-        line = refused(config, "--overwrite", "--set", f"{key}={path}")
-        assert f"key '{key}': '{path}' would be replaced by what the run writes to" in line
-        assert f"'{folder / own}'; set another output.dir" in line
-    assert (folder / "base" / "config.json").is_file()
-
-
-def test_no_job_lies_where_another_replaces(write_config: WriteConfig, refused: Refused) -> None:
-    config = write_config(jobs=[{"name": "one"}, {"name": "two", "output": {"dir": "DIR"}}])
-    text = config.read_text().replace("DIR", str(config.parent / "run" / "base"))
-    config.write_text(text)
-    assert "key 'output.dir': " in refused(config)
