@@ -263,6 +263,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert resumed["validation_metrics"] == whole["validation_metrics"]
 
 
+def test_what_is_held_out_for_a_classifier_is_no_task_of_texts(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(class_rows(40), "head")
+    summary = train(config, capsys, "--set", "data.test=0.2", "--set", "optimiser.max_steps=1")
+    folder = Path(summary["artifact"]).parent
+    assert (folder / "test.jsonl").is_file()
+    assert not (folder / "test.yaml").exists()
+
+
 def test_numbers_are_labels_in_their_order() -> None:
     examples = [Example(f"{i}", str(i % 3 * 9 - 9), "f:1") for i in range(12)]
     bound = Classification(ClassificationConfig(type="classification")).bound(examples)

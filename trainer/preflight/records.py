@@ -28,9 +28,16 @@ def write_records(config: TrainConfig, prepared: Prepared) -> None:
         for row in prepared.test_rows:
             file.write(json.dumps(dict(row.fields), ensure_ascii=False, default=str) + "\n")
     columns = {prepared.objective.target_columns(t.config.data)[0] for t in tasks_of(config)}
-    # A conversation, or a prompt made of several columns, is no text in one of them.
+    # A conversation, or a prompt made of several columns, is no text in one of them; and a
+    # classifier writes none.
     read = prepared.template.text_variable
-    if read and len(columns) == 1 and all(read in row.fields for row in prepared.test_rows):
+    writes = prepared.objective.task != "SEQ_CLS"
+    if (
+        read
+        and writes
+        and len(columns) == 1
+        and all(read in row.fields for row in prepared.test_rows)
+    ):
         task = _task(config, prepared, read, columns.pop())
         text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
         (folder / files.TEST_TASK).write_text(text, encoding="utf-8")
