@@ -40,7 +40,7 @@ class OptimiserConfig:
     method and base allow it; with virtual tokens, which stand before each example, they do not."""
     accumulation: Positive = 1
     """Forward passes per step. The loss is normalised over all of their completion tokens."""
-    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """Passes over the training examples."""
     max_steps: Positive | None = None
     """Stop after this many steps, if that comes first."""
