@@ -1,7 +1,7 @@
 """Chat templates: ours, and a tokenizer's own made to read nothing but `messages`."""
 
 from trainer.errors import ConfigError
-from trainer.templates.library import template_by_name
+from trainer.templates.catalog import template_by_name
 from understudy.prompt import PromptError, PromptTemplate
 
 # The wording for chat rows where the tokenizer brings no chat template of its own.
