@@ -20,11 +20,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from trainer.errors import DataError
+from trainer.keep_out import KeptOut
 from trainer.pretrain_config import DataConfig, SourceConfig
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 LATE = "generated_late"  # the source that DataConfig.late makes; its weight is its share
 HOLDOUT_BUCKETS = 1000
 NOT_A_WORD = re.compile(r"[\W_]+")
@@ -37,11 +43,23 @@ class SourceCounts:
     source: str
     num_documents: int
     num_duplicates: int
+    num_kept_out: int
     num_train_tokens: int
     num_validation_tokens: int
     num_validation_bytes: int
     weight: float
     sha256: str
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What is read or made of one source, before it is held out and encoded."""
+
+    name: str
+    weight: float
+    texts: list[str]
+    num_duplicates: int
+    num_kept_out: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def generate(factory: str, seed: int, num_documents: int) -> Iterator[str]:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise DataError(f"data.generated.factory {factory!r} cannot be imported") from error
+        raise DataError(f"factory {factory!r} of the recipe's data cannot be imported") from error
     yield from function(seed, num_documents)
 
 
@@ -149,6 +167,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreT
         additional_special_tokens=list(CONTROL_TOKENS[3:]),
         model_max_length=context,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -171,60 +190,69 @@ def prepare(
     vocab_size: int,
     context: int,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    keep_out: KeptOut | None = None,
 ) -> None:
     """Writes the tokenizer, one train and one validation token file per source, `data.json`.
 
     Everything goes to `work`; `data.json` comes last and marks the work as done. A tokenizer is
-    trained if none is given.
+    trained if none is given. Documents that share a passage with `keep_out` are left out.
     """
-    texts: dict[str, tuple[SourceConfig, list[str], int]] = {}
+    taken: list[_Taken] = []
     seen: set[bytes] = set()
+
+    def take(name: str, weight: float, found: Iterable[str]) -> None:
+        kept, num_duplicates = unique(found, seen)
+        clean = [text for text in kept if not (keep_out and keep_out.meets(text))]
+        taken.append(_Taken(name, weight, clean, num_duplicates, len(kept) - len(clean)))
+
     for source in config.sources:
-        kept, num_dropped = unique(read_source(folder, source), seen)
-        texts[source.name] = (source, kept, num_dropped)
-    if (made := config.generated) is not None:
-        kept, num_dropped = unique(generate(made.factory, made.seed, made.num_documents), seen)
-        texts["generated"] = (SourceConfig("generated", made.weight), kept, num_dropped)
-    in_tokenizer = list(texts)
+        take(source.name, source.weight, read_source(folder, source))
+    for made in config.generated:
+        take(made.name, made.weight, generate(made.factory, made.seed, made.num_documents))
+    in_tokenizer = len(taken)
     if (late := config.late) is not None:
-        kept, num_dropped = unique(generate(late.factory, late.seed, late.num_documents), seen)
-        texts[LATE] = (SourceConfig(LATE, late.share), kept, num_dropped)
+        take(LATE, late.share, generate(late.factory, late.seed, late.num_documents))
 
     work.mkdir(parents=True, exist_ok=True)
     if tokenizer is None:
         sample = [
             text
-            for name in in_tokenizer
-            for text in limit_bytes(texts[name][1], config.tokenizer_bytes_per_source)
+            for each in taken[:in_tokenizer]
+            for text in limit_bytes(each.texts, config.tokenizer_bytes_per_source)
         ]
         tokenizer = train_tokenizer(sample, vocab_size, context)
     tokenizer.save_pretrained(work / "tokenizer")
     counts: list[SourceCounts] = []
-    for name, (source, kept, num_dropped) in texts.items():
-        held = [text for text in kept if is_held_out(text, config.validation_share)]
-        held = limit_bytes(held, config.validation_bytes_per_source)
-        rest = [text for text in kept if not is_held_out(text, config.validation_share)]
+    for each in taken:
+        held, rest = split(each.texts, config)
         train, validation = encode(tokenizer, rest), encode(tokenizer, held)
         if len(train) <= context:
-            raise DataError(f"source {name!r} has only {len(train)} training tokens")
-        np.save(work / f"{name}.train.npy", train)
-        np.save(work / f"{name}.validation.npy", validation)
-        digest = hashlib.sha256(b"".join(text.encode() + b"\0" for text in kept)).hexdigest()
-        num_bytes = sum(len(text.encode()) for text in held)
+            raise DataError(f"source {each.name!r} has only {len(train)} training tokens")
+        np.save(work / f"{each.name}.train.npy", train)
+        np.save(work / f"{each.name}.validation.npy", validation)
+        whole = b"".join(text.encode() + b"\0" for text in each.texts)
         counts.append(
             SourceCounts(
-                name,
-                len(kept),
-                num_dropped,
-                len(train),
-                len(validation),
-                num_bytes,
-                source.weight,
-                digest,
+                source=each.name,
+                num_documents=len(each.texts),
+                num_duplicates=each.num_duplicates,
+                num_kept_out=each.num_kept_out,
+                num_train_tokens=len(train),
+                num_validation_tokens=len(validation),
+                num_validation_bytes=sum(len(text.encode()) for text in held),
+                weight=each.weight,
+                sha256=hashlib.sha256(whole).hexdigest(),
             )
         )
     body = json.dumps([asdict(count) for count in counts], indent=2)
     (work / "data.json").write_text(body + "\n")
+
+
+def split(texts: list[str], config: DataConfig) -> tuple[list[str], list[str]]:
+    """Held-out documents, thinned to the byte limit, and those to train on."""
+    held = [text for text in texts if is_held_out(text, config.validation_share)]
+    rest = [text for text in texts if not is_held_out(text, config.validation_share)]
+    return limit_bytes(held, config.validation_bytes_per_source), rest
 
 
 def limit_bytes(texts: list[str], num_bytes: int) -> list[str]:

@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trainer import corpus
 from trainer.corpus import SourceTokens
 from trainer.errors import CheckpointError, ConfigError, InputError
+from trainer.keep_out import KeptOut
 from trainer.pretrain_config import ModelConfig, Recipe, TrainConfig, read_recipe
 from trainer.pretrain_export import export, plot_curves
 from trainer.pretrain_init import add_copying_heads
@@ -272,6 +273,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line of `pretrain`."""
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--corpus", type=Path, help="folder with one <source>.jsonl.gz per source")
+    parser.add_argument(
+        "--keep-out",
+        type=Path,
+        metavar="DIR",
+        help="leave out documents that share 13 words in a row with the test sets in this folder",
+    )
     parser.add_argument("--work", type=Path, required=True, help="token files and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="where the model is written")
     parser.add_argument("--init", type=Path, help="start from this model and its tokenizer")
@@ -289,8 +296,15 @@ def run(args: argparse.Namespace) -> int:
                 raise ConfigError(f"{args.work}: no prepared data there; give --corpus DIR")
             shape = recipe.model
             given = PreTrainedTokenizerFast.from_pretrained(args.init) if args.init else None
+            keep_out = KeptOut.of_folder(args.keep_out) if args.keep_out else None
             corpus.prepare(
-                recipe.data, args.corpus, args.work, shape.vocab_size, shape.context, given
+                recipe.data,
+                args.corpus,
+                args.work,
+                shape.vocab_size,
+                shape.context,
+                given,
+                keep_out,
             )
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
         if args.export_only:

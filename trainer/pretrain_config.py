@@ -31,6 +31,7 @@ class SourceConfig:
 class GeneratedConfig:
     """Text from the factory `package.module:function`, called with `(seed, num_documents)`."""
 
+    name: str
     factory: str
     weight: PositiveFloat
     num_documents: Positive
@@ -56,7 +57,7 @@ class DataConfig:
     """Sources and how they are held out. Byte limits keep preparation and validation short."""
 
     sources: tuple[SourceConfig, ...]
-    generated: GeneratedConfig | None = None
+    generated: tuple[GeneratedConfig, ...] = ()
     late: LateConfig | None = None
     validation_share: Share = 0.02
     validation_bytes_per_source: Positive = 60_000

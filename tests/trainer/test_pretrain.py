@@ -257,3 +257,41 @@ def test_missing_source_and_broken_line_are_named(recipe_path: Path, tmp_path: P
     (folder / "stories.jsonl.gz").unlink()
     with pytest.raises(DataError, match=r"stories.jsonl.gz: no such file"):
         prepared(recipe_path, tmp_path / "work")
+
+
+def test_kept_out_documents_are_dropped_and_counted(recipe_path: Path, tmp_path: Path) -> None:
+    test_set = tmp_path / "tests"
+    test_set.mkdir()
+    row = {"input": "Note: the notices of day 9: the cat saw 10 birds and sat down"}
+    (test_set / "items.jsonl").write_text(json.dumps(row) + "\n")
+    command = [str(recipe_path), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    command += ["--corpus", str(tmp_path / "corpus"), "--keep-out", str(test_set)]
+    assert pretrain.main(command) == 0
+    stories, notices = json.loads((tmp_path / "work" / "data.json").read_text())
+    assert (stories["num_kept_out"], notices["num_kept_out"]) == (0, 1)
+    assert (stories["num_documents"], notices["num_documents"]) == (80, 59)
+
+
+def test_generated_sources_stand_beside_each_other_by_name(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    made = "\n  generated:\n" + "".join(
+        f'    - {{name: {name}, factory: "demo.tasks.base_text:texts", weight: 0.5, '
+        f"num_documents: 40, seed: {seed}}}\n"
+        for name, seed in (("first", 1), ("second", 2))
+    )
+    recipe_path.write_text(RECIPE.replace("data:\n", "data:" + made))
+    prepared(recipe_path, tmp_path / "work")
+    counts = json.loads((tmp_path / "work" / "data.json").read_text())
+    assert [count["source"] for count in counts] == ["stories", "notices", "first", "second"]
+    assert counts[2]["sha256"] != counts[3]["sha256"]
+
+
+def test_chat_template_writes_turns_between_control_tokens(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    ids = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(ids) == "<|bos|><|user|>Hi.<|end|><|assistant|>"
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert whole == "<|bos|><|user|>Hi.<|end|><|assistant|>Hello.<|end|>"
