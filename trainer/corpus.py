@@ -24,7 +24,8 @@ from trainer.keep_out import KeptOut
 from trainer.pretrain_config import DataConfig, SourceConfig
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
-CONTROL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+END = "<|end|>"  # of a turn
+CONTROL_TOKENS = (BOS, EOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", END)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

@@ -7,14 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from trainer.corpus import END, EOS
 
 
 def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes bf16 safetensors, config and tokenizer files to `out`, each file replaced at once."""
+    """Writes bf16 safetensors, config and tokenizer files to `out`, each file replaced at once.
+
+    Generation ends at the end of a text and at the end of a turn.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    exported = copy.deepcopy(model).bfloat16()
+    ends = tokenizer.convert_tokens_to_ids([EOS, END])
+    exported.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        copy.deepcopy(model).bfloat16().save_pretrained(folder)
+        exported.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         for path in Path(folder).iterdir():
             path.chmod(0o644)  # safetensors makes its file readable by the owner only

@@ -225,6 +225,7 @@ def test_command_trains_and_exports_a_folder_that_transformers_loads(
     model = AutoModelForCausalLM.from_pretrained(out)
     assert model.dtype == torch.bfloat16
     assert len(AutoTokenizer.from_pretrained(out)) <= model.config.vocab_size == 320
+    assert model.generation_config.eos_token_id == [1, 6]  # the end of a text, and of a turn
     assert (out / "curves.png").stat().st_size > 1000
     assert pretrain.main([*command, "--export-only"]) == 0
 
