@@ -138,7 +138,7 @@ def knowledge(rng: random.Random) -> Task:
 def glossary(rng: random.Random) -> Task:
     """A line translated word by word with the glossary in the prompt."""
     count = rng.randint(4, 8)
-    source = rng.sample(NOUNS + ADJECTIVES + COLOURS, count)
+    source = rng.sample([word for word in NOUNS + ADJECTIVES + COLOURS if " " not in word], count)
     target = list(dict.fromkeys(made_up_word(rng) for _ in range(2 * count)))[:count]
     back = rng.random() < 0.4
     if back:
