@@ -101,6 +101,10 @@ class EngineConfig:
     num_threads: AtLeastOne | None = None
     """Threads of a step's products on CPU. None: OMP_NUM_THREADS where it is set, otherwise the
     physical cores this process may use. Belongs to the process: set by `python -m server`."""
+    cuda_graphs: bool = False
+    """Steps that only decode are captured by their shape and replayed, on CUDA: for adapters with
+    Triton's kernels, and with what linears they change by low-rank updates. No GPU has tried it
+    yet."""
     deterministic: bool = False
     """A request's greedy tokens and log-probabilities are the same bits alone and in any batch, on
     CPU: int8 at threshold 0, rows and keys padded to fixed sizes, one product per adapter. About a

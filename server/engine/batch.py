@@ -1,7 +1,7 @@
 """Packs the chunks of a step into one row of tokens."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -59,7 +59,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows [T]: short chunks first, those of one adapter next to each other.
+    """One step's rows [T], in host memory: short chunks first, those of one adapter next to each
+    other.
 
     `write_index` is each row's place in the flattened cache. `logit_rows` are the rows whose
     logits are needed: `num_logit_rows` in the order of `chunks`, then padding; `state_rows`
@@ -76,7 +77,22 @@ class Batch:
     num_logit_rows: int
     state_rows: torch.Tensor
     virtual: tuple[torch.Tensor, torch.Tensor] | None
-    """Rows of virtual tokens and their embeddings."""
+    """Rows of virtual tokens, and their embeddings, which are on the device."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its numbers on `device`; itself where they are."""
+        if device.type == "cpu":
+            return self
+        virtual = self.virtual
+        return replace(
+            self,
+            token_ids=self.token_ids.to(device),
+            positions=self.positions.to(device),
+            write_index=self.write_index.to(device),
+            logit_rows=self.logit_rows.to(device),
+            state_rows=self.state_rows.to(device),
+            virtual=None if virtual is None else (virtual[0].to(device), virtual[1]),
+        )
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -84,7 +100,7 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
+def pack(chunks: Seq[Chunk], layout: Layout) -> Batch:
     """Packs chunks."""
     block_size = layout.block_size
     short = sorted((c for c in chunks if c.count <= _SHORT_ROWS), key=_adapter_order)
@@ -121,10 +137,10 @@ def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
     # Rows that pad write to the null block, which nobody reads unmasked.
     for rows in (token_ids, positions, write_index, logit_rows):
         rows.extend([0] * (round_up(len(rows), layout.row_multiple) - len(rows)))
-    packed = torch.tensor((token_ids, positions, write_index), device=device)
+    packed = torch.tensor((token_ids, positions, write_index))
     virtual = None
     if virtual_rows:
-        virtual = (torch.tensor(virtual_rows, device=device), torch.cat(virtual_states))
+        virtual = (torch.tensor(virtual_rows), torch.cat(virtual_states))
     return Batch(
         chunks=ordered,
         num_short_chunks=len(short),
@@ -132,9 +148,9 @@ def pack(chunks: Seq[Chunk], layout: Layout, device: torch.device) -> Batch:
         token_ids=packed[0],
         positions=packed[1],
         write_index=packed[2],
-        logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+        logit_rows=torch.tensor(logit_rows, dtype=torch.int64),
         num_logit_rows=num_logit_rows,
-        state_rows=torch.tensor(state_rows, dtype=torch.int64, device=device),
+        state_rows=torch.tensor(state_rows, dtype=torch.int64),
         virtual=virtual,
     )
 

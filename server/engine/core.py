@@ -11,8 +11,10 @@ from server.config import EngineConfig
 from server.engine.answer import Answer, Progress, added_vocabulary
 from server.engine.batch import Batch, Layout, pack
 from server.engine.book import RequestBook
+from server.engine.capture import Capture
 from server.engine.classification import Classification
 from server.engine.deadlines import HopelessDeadlines
+from server.engine.decode_graphs import DecodeGraphs
 from server.engine.generation import Generation, Sample, draw_next
 from server.engine.kv_cache import BlockPool, KVCache
 from server.engine.limits import request_label
@@ -48,6 +50,7 @@ class EngineCore:
     adapter goes to a device slot or out of it. `clock` counts seconds; deadlines are on it.
 
     Adapters are placed by `loader`, which calls `on_placed` for each; by default within the step.
+    With `capture`, steps that only decode are recorded and replayed.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class EngineCore:
         clock: Callable[[], float] = time.monotonic,
         loader: Executor | None = None,
         on_placed: Callable[[], None] = lambda: None,
+        capture: Capture | None = None,
     ) -> None:
         self._base = base
         self._config = config
@@ -110,7 +114,18 @@ class EngineCore:
             if config.deterministic
             else Layout(config.block_size)
         )
-        self._runner = Runner(base, cache, self._layout)
+        self.graphs: DecodeGraphs | None = None
+        """What runs the steps that only decode, where `capture` records them."""
+        if capture is not None:
+            self.graphs = DecodeGraphs(
+                base,
+                cache,
+                capture,
+                num_slots=config.num_adapter_slots,
+                max_rows=config.max_batch_size,
+                max_blocks=-(-self.max_context // config.block_size),
+            )
+        self._runner = Runner(base, cache, self._layout, self.graphs)
         self._book = RequestBook(metrics, self._scheduler.remove, on_ended)
         self._num_arrivals = 0
         self._num_steps = 0
@@ -191,7 +206,7 @@ class EngineCore:
         answers = dict.fromkeys(chunk.sequence.answer for chunk in chunks)
         self._num_prompt += self._book.start(answers, len(chunks))
         try:
-            batch = pack(chunks, self._layout, self._base.device)
+            batch = pack(chunks, self._layout)
             self._postprocess(batch, *self._runner.run(batch))
         except Exception as error:
             logger.exception("a step of %d sequences failed", len(chunks))

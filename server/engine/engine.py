@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 from functools import partial
 
 from server.config import EngineConfig
+from server.engine.capture import cuda_capture
 from server.engine.core import EngineCore
 from server.engine.limits import check_request, request_label
 from server.engine.pace import Pace
@@ -42,13 +43,21 @@ class Engine:
     ) -> None:
         """`on_change` is told of adapters that go to device slots or out of them.
 
-        `loader` makes their device forms, beside the steps; by default steps wait for that.
+        `loader` makes their device forms, beside the steps; by default steps wait for that. Raises
+        StartupError for a configuration that this base or its device cannot do.
         """
         self.base = base
         self.config = config
         self._metrics = metrics
         self._core = EngineCore(
-            base, config, metrics, self._ended, on_change, loader=loader, on_placed=self._wake
+            base,
+            config,
+            metrics,
+            self._ended,
+            on_change,
+            loader=loader,
+            on_placed=self._wake,
+            capture=cuda_capture(base, config) if config.cuda_graphs else None,
         )
         self.max_context = self._core.max_context
         """Most positions of one request: the model's context, or the whole cache."""

@@ -4,6 +4,7 @@ import torch
 
 from server.engine.batch import Batch, Layout, block_tables, row_tables
 from server.engine.change_stack import ChangeStacker
+from server.engine.decode_graphs import DecodeGraphs
 from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.lora_stack import LoraStacker
 from server.engine.placing import PlacedAdapter
@@ -15,8 +16,16 @@ from server.models.loader import LoadedBase
 class Runner:
     """Turns a batch into logits and final hidden states, reading and writing the cache."""
 
-    def __init__(self, base: LoadedBase, cache: KVCache, layout: Layout) -> None:
+    def __init__(
+        self,
+        base: LoadedBase,
+        cache: KVCache,
+        layout: Layout,
+        graphs: DecodeGraphs | None = None,
+    ) -> None:
+        """`graphs` runs the batches that it takes."""
         self._base = base
+        self._graphs = graphs
         self._cache = cache
         self._layout = layout
         # Deterministic sums: the long chunks' order of summation for all rows.
@@ -30,6 +39,9 @@ class Runner:
         a row's own vocabulary mean nothing] and final hidden states [num_state_rows, hidden], in
         the order of the batch's chunks."""
         self._cache.flush()
+        if self._graphs is not None and (replayed := self._graphs.run(batch)) is not None:
+            return replayed, replayed.new_empty(0)
+        batch = batch.to(self._base.device)
         context, head = self._base.decoder.context, self._base.decoder.head_context
         context.attention = self._attention(batch)
         short, long = _adapters(batch)
@@ -49,6 +61,8 @@ class Runner:
         """Keeps nothing of an adapter that has left its slot."""
         self._stacker.forget(placed)
         self._changes.forget(placed)
+        if self._graphs is not None:
+            self._graphs.forget(placed)
 
     def _prepare_head(self, batch: Batch) -> None:
         """Sets what the output head needs: it sees the rows that have logits alone."""

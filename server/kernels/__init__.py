@@ -16,9 +16,10 @@ from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_
 from server.kernels.changes import Affine, Changes, ChangeStep, Detour, Norm
 from server.kernels.embedding import EmbeddingTable
 from server.kernels.groups import LoraGroup
-from server.kernels.interface import AdapterRows, Kernels, Runs
+from server.kernels.interface import AdapterRows, Kernels, Runs, SlotKernels, SlotLimits
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
+    FIELDS,
     LoraRows,
     Native,
     describe,
@@ -27,6 +28,7 @@ from server.kernels.native import (
 )
 
 __all__ = [
+    "FIELDS",
     "AdapterRows",
     "Affine",
     "AttentionStep",
@@ -45,6 +47,8 @@ __all__ = [
     "Norm",
     "Runs",
     "ShortRows",
+    "SlotKernels",
+    "SlotLimits",
     "apply_lora",
     "describe",
     "load_native",

@@ -1,6 +1,6 @@
 """What the engine asks of kernels that take over from torch: native on a CPU, Triton's on CUDA."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -83,3 +83,24 @@ class Kernels(Protocol):
 
     def silu_mul(self, x: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up of `x` [..., 2 n], contiguous, which holds gate and up side by side."""
+
+
+SlotLimits = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""By group of linears, the most that any adapter of a step has: rows of A, members that it changes,
+and columns of one of them."""
+
+
+@runtime_checkable
+class SlotKernels(Kernels, Protocol):
+    """Kernels that find a step's adapters by numbers in memory of the device, so that a step with
+    other adapters is the same launches."""
+
+    @property
+    def tile_rows(self) -> int:
+        """Most rows of one tile."""
+
+    def slot_rows(
+        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+    ) -> AdapterRows:
+        """The runs that `tiles` [n, 3] tell whenever it is used: row of `table` [slots, groups,
+        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`."""

@@ -5,10 +5,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from server.kernels.interface import AdapterRows, Runs
+from server.kernels.interface import AdapterRows, Runs, SlotLimits
 from server.kernels.triton_attention import triton_attention, triton_cache_write
 from server.kernels.triton_linear import triton_linear_nf4, triton_rms_norm, triton_silu_mul
-from server.kernels.triton_lora import triton_rows
+from server.kernels.triton_lora import TILE_ROWS, TritonRows, triton_rows
 from server.kernels.triton_types import TYPES
 
 # Beyond so many rows a product is bound by arithmetic: dequantizing first costs little then.
@@ -19,6 +19,7 @@ class TritonKernels:
     """On a CUDA device, or anywhere by the interpreter. Stateless; safe from any thread."""
 
     name = "triton"
+    tile_rows = TILE_ROWS
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -61,6 +62,13 @@ class TritonKernels:
         """The runs of a step: run i is the rows `bounds[i]` .. `bounds[i + 1]` and has
         `updates[i]`, made by `describe` from tensors of `dtype`."""
         return triton_rows(bounds, updates, dtype, self._device)
+
+    def slot_rows(
+        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+    ) -> AdapterRows:
+        """The runs that `tiles` [n, 3] tell whenever it is used: row of `table` [slots, groups,
+        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`."""
+        return TritonRows(tiles, table, *limits, dtype)
 
     def cache_write(
         self, cache: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor

@@ -21,7 +21,7 @@ import triton.language as tl
 from server.kernels.native import FIELDS, PART_FIELDS
 from server.kernels.triton_types import TYPES, dot_type
 
-_ROWS = 16
+_ROWS = TILE_ROWS = 16
 _RANKS = 16
 _COLUMNS = 64
 _INNER = 64

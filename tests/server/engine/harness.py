@@ -14,6 +14,7 @@ import safetensors.torch
 from server.adapters.artifact import read_weights
 from server.adapters.weights import AdapterWeights, LinearChange
 from server.config import EngineConfig
+from server.engine.capture import Capture
 from server.engine.core import EngineCore
 from server.models.loader import LoadedBase
 from server.types import (
@@ -181,8 +182,10 @@ class Driver:
         *,
         clock: Callable[[], float] = time.monotonic,
         loader: Executor | None = None,
+        capture: Capture | None = None,
         **config: Any,
     ) -> None:
+        self.base = base
         self.metrics = Recorder()
         self.clock = clock
         self.changes: list[AdapterEvent] = []
@@ -193,6 +196,7 @@ class Driver:
             on_change=lambda event: self.changes.append(event),
             clock=clock,
             loader=loader,
+            capture=capture,
         )
         self._count = 0
 
