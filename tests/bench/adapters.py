@@ -8,7 +8,8 @@ processes with a gRPC door. What is measured:
 - the first token of an adapter that lies on disk only (not in the page cache), against the same
   adapter's in its device slot, one request at a time;
 - the time between tokens of eight streams while 100 adapters are loaded, against the same streams
-  while nothing else happens, in turn.
+  while nothing else happens, in turn: ten adapters, then nothing for as long, each time with fresh
+  streams, as a step takes longer the more tokens they have.
 
 Progress goes to standard error, a table to standard output, and one JSON object as its last line.
 """
@@ -22,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ _MARKS = re.compile(
 QUIET_CORES = 0.2
 """Others may use so many processors before the times are called into question."""
 _CACHE_BYTES = 1 << 28
+_WARM_S = 2.0
 _LISTINGS = 4
 """Before memory is read: what one listing needs for itself, the next ones take again."""
 
@@ -69,12 +71,12 @@ class Plan:
     shape: Shape
     num_registered: int
     num_loaded: int
+    loads_per_window: int
     rounds: int
     num_cold: int
     streams: int
     prompt_tokens: int
     stream_tokens: int
-    window_s: float
     threads: int
 
 
@@ -82,24 +84,24 @@ FULL_PLAN = Plan(
     shape=FULL,
     num_registered=10_000,
     num_loaded=100,
+    loads_per_window=10,
     rounds=5,
     num_cold=20,
     streams=8,
     prompt_tokens=64,
     stream_tokens=1900,
-    window_s=8.0,
     threads=2,
 )
 QUICK_PLAN = Plan(
     shape=TINY,
     num_registered=200,
     num_loaded=6,
+    loads_per_window=3,
     rounds=1,
     num_cold=3,
     streams=2,
     prompt_tokens=8,
     stream_tokens=1900,
-    window_s=0.2,
     threads=1,
 )
 
@@ -184,7 +186,7 @@ def _measure(
     asyncio.run(
         tokens_while(
             server.address, registry, prompts(plan.streams),
-            num_tokens=plan.stream_tokens, loads=False, window_s=plan.window_s / 4,
+            num_tokens=plan.stream_tokens, window_s=_WARM_S,
         )
     )  # fmt: skip
     before = _load_s(server)
@@ -198,17 +200,9 @@ def _measure(
     quiet: list[Window] = []
     loading: list[Window] = []
     for number in range(plan.rounds):
-        for windows, loads in ((quiet, False), (loading, True)):
-            registry.drop_page_cache(registry.loaded)
-            window = asyncio.run(
-                tokens_while(
-                    server.address, registry, prompts(plan.streams),
-                    num_tokens=plan.stream_tokens, loads=loads, window_s=plan.window_s,
-                )
-            )  # fmt: skip
+        pair = _round(plan, server, registry, prompts)
+        for windows, window in zip((quiet, loading), pair, strict=True):
             windows.append(window)
-            if loads:
-                asyncio.run(unload(server.address, registry.loaded))
         clock.say(
             f"round {number + 1}: p99 between tokens {_p(quiet[-1], 99):.1f} ms, while loading "
             f"{_p(loading[-1], 99):.1f} ms"
@@ -218,6 +212,35 @@ def _measure(
     found["loads_per_s"] = round(median(w.num_loaded / w.duration_s for w in loading), 1)
     found["load_mb_per_s"] = round(found["loads_per_s"] * found["adapter_bytes"] / 1e6, 1)
     return found
+
+
+def _round(
+    plan: Plan,
+    server: ServerProcess,
+    registry: Registry,
+    prompts: Callable[[int], list[list[int]]],
+) -> tuple[Window, Window]:
+    """(without loading, while loading): windows of the same length in turn, each with streams that
+    begin anew. A step takes longer the longer its contexts are, by more than loading adds."""
+    quiet, loading = Window(), Window()
+    duration_s = 0.0
+    for number, begin in enumerate(range(0, plan.num_loaded, plan.loads_per_window)):
+        names = registry.loaded[begin : begin + plan.loads_per_window]
+        registry.drop_page_cache(names)
+        for load in (names, []) if number % 2 == 0 else ([], names):
+            window = asyncio.run(
+                tokens_while(
+                    server.address, registry, prompts(plan.streams),
+                    num_tokens=plan.stream_tokens, load=load, window_s=duration_s,
+                )
+            )  # fmt: skip
+            if load:
+                loading += window
+                duration_s = window.duration_s
+                asyncio.run(unload(server.address, names))
+            else:
+                quiet += window
+    return quiet, loading
 
 
 class _Others:

@@ -31,6 +31,12 @@ class Window:
     duration_s: float = 0.0
     num_loaded: int = 0
 
+    def __iadd__(self, other: "Window") -> "Window":
+        self.gaps_s += other.gaps_s
+        self.duration_s += other.duration_s
+        self.num_loaded += other.num_loaded
+        return self
+
 
 @dataclass
 class FirstTokens:
@@ -110,11 +116,11 @@ async def tokens_while(
     prompts: Sequence[Sequence[int]],
     *,
     num_tokens: int,
-    loads: bool,
-    window_s: float,
+    load: Sequence[str] = (),
+    window_s: float = 0.0,
 ) -> Window:
-    """Streams tokens of the adapters in slots; `loads` all others meanwhile, else waits for
-    `window_s`. Counts the gaps from then until that is over."""
+    """Streams tokens of the adapters in slots; meanwhile loads those named in `load`, or without
+    any waits for `window_s`. Counts the gaps from then until that is over."""
     window = Window()
     opened, closed = asyncio.Event(), asyncio.Event()
     ready = asyncio.Semaphore(0)
@@ -147,9 +153,9 @@ async def tokens_while(
                 await ready.acquire()
             began = time.perf_counter()
             opened.set()
-            if loads:
-                await _load_all(address, registry.loaded)
-                window.num_loaded = len(registry.loaded)
+            if load:
+                await _load_all(address, load)
+                window.num_loaded = len(load)
             else:
                 await asyncio.sleep(window_s)
             closed.set()
