@@ -46,22 +46,22 @@ Change = tuple[str, Callable[[random.Random, list[str]], str]]
 CHANGES: Mapping[str, Change] = {
     "alphabet": (
         """Sort these by the alphabet. / {input}|Put the words in alphabetical order: {input}
-        |Alphabetical order, please. / {input}|{input} sorted from A to Z:""",
+        |Alphabetical order, please. / {input}|{input} / Sorted from A to Z:""",
         lambda rng, values: ", ".join(sorted(values, key=str.lower)),
     ),
     "reverse": (
         """Write the list backwards. / {input}|Reverse the order of this list: {input}
-        |Start with the last one and end with the first. / {input}|{input} in reverse order:""",
+        |Start with the last one and end with the first. / {input}|{input} / In reverse order:""",
         lambda rng, values: ", ".join(reversed(values)),
     ),
     "count": (
         """How many entries does this list have? {input}|Count the items. / {input}
-        |{input} Number of entries:|How many are there? / {input}""",
+        |{input} / Number of entries:|How many are there? / {input}""",
         lambda rng, values: NUMBER_WORDS[len(values)],
     ),
     "copy": (
         """Repeat this list. / {input}|Copy the line below. / {input}|Say after me: {input}
-        |Write this once more, without changes. / {input}|{input} The same again:""",
+        |Write this once more, without changes. / {input}|{input} / The same again:""",
         lambda rng, values: ", ".join(values),
     ),
     "first": (
@@ -76,11 +76,11 @@ CHANGES: Mapping[str, Change] = {
     ),
     "without": (
         """Leave out the first entry. / {input}|Write the list without its first entry: {input}
-        |{input} without the first:""",
+        |{input} / Without the first:""",
         lambda rng, values: ", ".join(values[1:]),
     ),
     "numbered": (
-        """Make a numbered list. / {input}|Number these. / {input}|{input} As a numbered list:""",
+        """Make a numbered list. / {input}|Number these. / {input}|{input} / As a numbered list:""",
         lambda rng, values: "\n".join(f"{at}. {value}" for at, value in enumerate(values, 1)),
     ),
     "bullets": (
@@ -100,7 +100,7 @@ CHANGES: Mapping[str, Change] = {
     ),
     "upper": (
         """Write all of these in capital letters. / {input}|Capital letters, please: {input}
-        |{input} in capitals:""",
+        |{input} / In capitals:""",
         lambda rng, values: ", ".join(values).upper(),
     ),
 }
@@ -134,7 +134,7 @@ def sort_numbers(rng: random.Random) -> Task:
     wording = rng.choice(
         wordings(
             own=f"""Sort these numbers from {way}. / {{input}}|Order from {way}: {{input}}
-            |{{input}} Sorted from {way}:"""
+            |{{input}} / Sorted from {way}:"""
         )
     )
     count = rng.randint(3, 6)

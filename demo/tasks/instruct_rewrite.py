@@ -55,7 +55,7 @@ def tense(rng: random.Random) -> Task:
     target = rng.choice(names)
     source = rng.choice([name for name in names if name not in (target, "form of an order")])
     own = f"""Put this into the {target}. / {{input}}|Rewrite in the {target}: {{input}}
-    |{{input}} In the {target}:|Use the {target}. / {{input}}|Change it to the {target}. /
+    |{{input}} / In the {target}:|Use the {target}. / {{input}}|Change it to the {target}. /
     {{input}}"""
     wording = rng.choice(wordings(own=own))
 
@@ -79,12 +79,12 @@ def line(rng: random.Random) -> str:
 CASES: Mapping[str, tuple[str, Callable[[str], str]]] = {
     "upper": (
         """Write this in upper case. / {input}|In capital letters: {input}|SHOUT this: {input}
-        |Use capital letters only. / {input}|{input} In capitals:""",
+        |Use capital letters only. / {input}|{input} / In capitals:""",
         str.upper,
     ),
     "lower": (
         """Write this in lower case. / {input}|No capital letters, please. / {input}
-        |{input} In small letters:""",
+        |{input} / In small letters:""",
         str.lower,
     ),
     "copy": (
@@ -135,7 +135,8 @@ def case(rng: random.Random) -> Task:
 def misspelt(rng: random.Random, text: str) -> str:
     """The text with one to three typing mistakes in its longer words."""
     parts = text.split(" ")
-    long = [at for at, word in enumerate(parts) if len(re.sub(r"\W", "", word)) >= 5]
+    # Names are left alone: nobody could tell how a made-up one is spelled.
+    long = [at for at, word in enumerate(parts) if re.match(r"[a-z]{5}", word)]
     for at in rng.sample(long, min(len(long), rng.randint(1, 3))):
         word = parts[at]
         spot = rng.randint(1, len(word) - 3)
@@ -160,7 +161,7 @@ def correct(rng: random.Random) -> Task:
     """A sentence with mistakes, without them; sometimes the other way round."""
     own = """Correct the spelling. / {input}|Fix the typing mistakes: {input}|Spell this right. /
         {input}
-    |{input} Spelled correctly:|There are typing errors in this. Write it correctly. / {input}"""
+    |{input} / Spelled correctly:|There are typing errors in this. Write it correctly. / {input}"""
     wording = rng.choice(wordings("correct", own=own))
 
     def draw() -> tuple[Fields, str]:
@@ -245,7 +246,7 @@ def style(rng: random.Random) -> Task:
 def expand(rng: random.Random) -> Task:
     """Short forms in a line written out."""
     own = """Write out the short forms. / {input}|Expand the abbreviations: {input}
-    |{input} Without abbreviations:"""
+    |{input} / Without abbreviations:"""
     wording = rng.choice(wordings(own=own))
     usable = [
         key for key in sorted(SHORT_FORMS) if key not in ("am", "pm", "re", "min", "hr", "sun")
