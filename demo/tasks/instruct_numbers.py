@@ -87,7 +87,9 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-THINGS = tuple(plural(noun) for noun in NOUNS if " " not in noun and noun not in ("scale", "shelf"))
+# Left out: an irregular plural, and what is a slot value of a test split in the plural.
+NOT_COUNTED = ("shelf", "bowl", "saw")
+THINGS = tuple(plural(noun) for noun in NOUNS if " " not in noun and noun not in NOT_COUNTED)
 
 
 def problem(rng: random.Random) -> Task:

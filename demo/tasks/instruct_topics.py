@@ -74,7 +74,7 @@ TOPICS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         phrases("the choir|a young violinist|the band|the pianist|an orchestra|the singer"),
         phrases(
             """played a slow waltz|recorded a new album|sang the second verse|tuned the strings
-            |gave a concert in {town}|wrote a tune for two flutes"""
+            |gave a concert in {town}|wrote a tune for two voices"""
         ),
     ),
     "school": (

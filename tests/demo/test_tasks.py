@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
-from demo.tasks import SPLITS, TASKS, base_opinions, base_text, check_disjoint, rows
+from demo.tasks import SPLITS, TASKS, base_opinions, base_text, check_disjoint, instruct, rows
 from demo.tasks.__main__ import main
 from demo.tasks.base_text import KINDS, digest, texts
 from demo.tasks.rows import Row
@@ -108,6 +108,7 @@ def test_pretraining_text_is_reproducible_and_varied() -> None:
             14,
             "be7592f75f7ef938dfb7a6f7e37d793441974d9fa086689b03b0a98bff0976c6",
         ),
+        (instruct.texts, 21, "f7257ba0a5a058b79a8da0337fcdacd6e64d4eb0d8c9b14c2bb3038f33893fe6"),
     ],
 )
 def test_pretraining_text_is_the_text_the_weights_were_made_from(
