@@ -40,25 +40,42 @@ def passages(text: str, num_words: int = NUM_WORDS) -> NDArray[np.uint64]:
 def texts_of(path: Path) -> Iterator[str]:
     """The strings in a JSON file or in lines of JSON; of other files the lines."""
     if path.suffix == ".json":
-        yield from _strings(json.loads(path.read_text(encoding="utf-8")))
+        yield from strings(json.loads(path.read_text(encoding="utf-8")))
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if path.suffix == ".jsonl":
-                yield from _strings(json.loads(line))
+                yield from strings(json.loads(line))
             else:
                 yield line
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """The strings within a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _strings(item)
+            yield from strings(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item)
+            yield from strings(item)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Every .jsonl, .json, .tsv, .csv and .txt file below, whose name is not of training.
+
+    Raises:
+        DataError: no such folder, or no such file in it.
+    """
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in SUFFIXES and not NOT_HELD_OUT.search(path.name)
+    )
+    if not paths:
+        raise DataError(f"{folder}: no file to keep out there ({', '.join(SUFFIXES)})")
+    return paths
 
 
 class KeptOut:
@@ -75,13 +92,7 @@ class KeptOut:
         Raises:
             DataError: no such folder, no such file in it, or a file that is not JSON by its lines.
         """
-        paths = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix in SUFFIXES and not NOT_HELD_OUT.search(path.name)
-        )
-        if not paths:
-            raise DataError(f"{folder}: no file to keep out there ({', '.join(SUFFIXES)})")
+        paths = files_of(folder)
         texts: list[str] = []
         for path in paths:
             try:

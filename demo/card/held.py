@@ -96,15 +96,6 @@ def training_tokens(works: Sequence[Path], without: Sequence[Document] = ()) -> 
     return np.concatenate(kept)
 
 
-def training_texts(work: Path) -> Iterator[str]:
-    """The text of every training document of one stage."""
-    tokenizer = read_tokenizer(work / "tokenizer")
-    for counts in read_counts(work):
-        tokens = np.load(work / f"{counts['source']}.train.npy")
-        for document in _split(tokens, tokenizer):
-            yield decode(tokenizer, document)
-
-
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids of a text behind the token that begins one."""
     ids: list[int] = tokenizer.encode(text).ids

@@ -49,14 +49,14 @@ class KneserNey:
         """Counts `tokens` [T]: documents in a row, each of which begins with `bos`.
 
         `discounts`, one triple per order from the unigrams on, take the place of those from the
-        counts of counts. About 60 bytes per token at the peak.
+        counts of counts. About 80 bytes per token at the peak.
         """
         if order < 2 or not len(tokens) or tokens[0] != bos:
             raise ValueError("needs an order of 2 or more, and documents that begin with bos")
         self.num_tokens, self._vocab_size, self._bos = len(tokens), vocab_size, bos
         self._orders: list[Order] = []
         begins_document = tokens == bos
-        ids: Ids = tokens.astype(np.int64)  # of the n-gram that begins at each place, or ABSENT
+        ids = tokens.astype(np.int32)  # of the n-gram that begins at each place, or ABSENT
         keys = np.arange(vocab_size, dtype=np.int64)
         raw = np.bincount(tokens, minlength=vocab_size)
         starts_with_bos = keys == bos
@@ -110,25 +110,31 @@ class _Longer:
     keys: Ids  # [G]
     counts: Ids  # [G], as they stand in the text
     first: Ids  # [G], a place where each begins
-    ids: Ids  # [T], of the n-gram that begins there, or ABSENT
+    ids: NDArray[np.int32]  # [T], of the n-gram that begins there, or ABSENT
 
 
 def _longer(
-    ids: Ids, tokens: NDArray[np.uint16], begins: NDArray[np.bool_], n: int, vocab_size: int
+    ids: NDArray[np.int32],
+    tokens: NDArray[np.uint16],
+    begins: NDArray[np.bool_],
+    n: int,
+    vocab_size: int,
 ) -> _Longer:
     """From n-grams (`ids` by place) to those one token longer, within documents."""
     starts = np.flatnonzero((ids[: max(0, len(ids) - n)] != ABSENT) & ~begins[n:])
-    keys = ids[starts] * vocab_size + tokens[starts + n]
+    keys = ids[starts].astype(np.int64) * vocab_size + tokens[starts + n]
     by_key = np.argsort(keys)
-    ordered = keys[by_key]
+    keys = keys[by_key]
+    starts = starts[by_key]
+    del by_key
     is_first = np.empty(len(keys), dtype=bool)
     is_first[:1] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    found = np.full(len(ids), ABSENT, np.int32)
+    found[starts] = np.cumsum(is_first, dtype=np.int32) - 1
     places = np.flatnonzero(is_first)
-    found = np.full(len(ids), ABSENT, np.int64)
-    found[starts[by_key]] = np.cumsum(is_first) - 1
     counts = np.diff(np.append(places, len(keys)))
-    return _Longer(ordered[places], counts, starts[by_key[places]], found)
+    return _Longer(keys[places], counts, starts[places], found)
 
 
 def _order(
