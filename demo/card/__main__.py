@@ -27,11 +27,11 @@ from understudy import UnderstudyError
 from understudy.processes import ChildError
 
 GROUPS = {
-    "references": ("bf16", "nf4", "5gram", "stories260K"),
+    "references": ("bf16", "nf4", "5gram", "5gram_read", "stories260K"),
     "sizes": ("facts", "stages"),
 }
 # Sections that another base with the same tokenizer would not change.
-WITHOUT_WEIGHTS = frozenset({"stages", "5gram", "stories260K", "contamination"})
+WITHOUT_WEIGHTS = frozenset({"stages", "5gram", "5gram_read", "stories260K", "contamination"})
 DATA_VARIABLE = "UNDERSTUDY_TEST_DATA"
 EVERY_S = 5.0
 
@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  python -m demo.card --work runs/nano --data test-data --corpus test-data/corpus\n"
-        "  python -m demo.card --work runs/nano --work runs/nano-instruct --only references\n"
-        "  python -m demo.card --only samples --again\n"
-        "  python -m demo.card --only adapters --demo-report demo-run/evaluation/report.json",
+        "  python -m demo.card --work runs/nano --recipe recipes/nano.yaml --only references\n"
+        "  python -m demo.card --results runs/card --only samples --again\n"
+        "  python -m demo.card --work runs/nano --only adapters --demo-report FILE",
     )
     parser.add_argument("--base", type=Path, default=BASE, help="the base (default: embedded)")
     parser.add_argument(
@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="DIR",
         help="what `trainer pretrain --work` made; once for each stage, in their order",
+    )
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the recipe that was run in each --work, in their order",
     )
     parser.add_argument(
         "--data",
@@ -122,7 +130,7 @@ def _fingerprint(section: str, setting: Setting) -> str:
     files = [setting.base / "tokenizer.json", *(work / "data.json" for work in setting.works)]
     if section not in WITHOUT_WEIGHTS:
         files.append(setting.base / "model.safetensors")
-    if section == "stages":
+    if section in ("stages", "5gram_read"):
         files += [work / "metrics.jsonl" for work in setting.works]
     if section == "adapters" and setting.demo_report is not None:
         files.append(setting.demo_report)
@@ -183,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     setting = Setting(
         base=arguments.base,
         works=tuple(arguments.work),
+        recipes=tuple(arguments.recipe),
         data=arguments.data,
         corpus=arguments.corpus,
         demo_report=arguments.demo_report,

@@ -44,25 +44,29 @@ class KneserNey:
         vocab_size: int,
         bos: int,
         discounts: Sequence[Discounts] | None = None,
+        begins: NDArray[np.bool_] | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Counts `tokens` [T]: documents in a row, each of which begins with `bos`.
 
-        `discounts`, one triple per order from the unigrams on, take the place of those from the
-        counts of counts. About 80 bytes per token at the peak.
+        `begins` [T] marks the first tokens of documents, and of pieces of documents whose beginning
+        is not there: no n-gram goes over such a place. `discounts`, one triple per order from the
+        unigrams on, take the place of those from the counts of counts. About 80 bytes per token at
+        the peak.
         """
-        if order < 2 or not len(tokens) or tokens[0] != bos:
+        if begins is None:
+            begins = tokens == bos
+        if order < 2 or not len(tokens) or not begins[0]:
             raise ValueError("needs an order of 2 or more, and documents that begin with bos")
         self.num_tokens, self._vocab_size, self._bos = len(tokens), vocab_size, bos
         self._orders: list[Order] = []
-        begins_document = tokens == bos
         ids = tokens.astype(np.int32)  # of the n-gram that begins at each place, or ABSENT
         keys = np.arange(vocab_size, dtype=np.int64)
         raw = np.bincount(tokens, minlength=vocab_size)
         starts_with_bos = keys == bos
         for n in range(1, order + 1):
             progress(f"{n}-grams: {len(keys):,}")
-            longer = _longer(ids, tokens, begins_document, n, vocab_size) if n < order else None
+            longer = _longer(ids, tokens, begins, n, vocab_size) if n < order else None
             counts = raw
             if longer is not None:
                 # Distinct tokens in front; the suffix of a longer n-gram begins one place later.
@@ -75,7 +79,7 @@ class KneserNey:
             self._orders.append(_order(keys, counts, vocab_size, num_contexts, n == 1, given))
             if longer is not None:
                 keys, raw, ids = longer.keys, longer.counts, longer.ids
-                starts_with_bos = begins_document[longer.first]
+                starts_with_bos = tokens[longer.first] == bos
 
     @property
     def discounts(self) -> list[Discounts]:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+import numpy as np
+from numpy.typing import NDArray
 
 from demo.card import bits, held, samples, scores, sizes
 from demo.card.bits import Progress
@@ -32,6 +33,8 @@ class Setting:
 
     base: Path
     works: tuple[Path, ...]
+    recipes: tuple[Path, ...]
+    """Of the works, in their order."""
     data: Path | None
     """Folder with `data/` and `models/stories260K/`."""
     corpus: Path | None
@@ -92,25 +95,48 @@ def _served(base: Callable[[Setting], Path], quantization: str, is_plain: bool =
 
 
 def _ngrams(setting: Setting, progress: Progress) -> Any:
+    """Of all the prepared text."""
+    documents, _ = setting.documents()
+    tokens = held.training_tokens(setting.works, documents)
+    return _ngrams_of(setting, tokens, None, progress)
+
+
+def _ngrams_read(setting: Setting, progress: Progress) -> Any:
+    """Of what the base has read."""
+    if not setting.works or len(setting.recipes) != len(setting.works):
+        raise CardError("needs --work and --recipe, as often each")
+    parts = []
+    for number, (recipe, work) in enumerate(zip(setting.recipes, setting.works, strict=True)):
+        out = setting.results / f"read-{number}.npz"
+        command = python("trainer.pretrain_read", str(recipe), "--work", str(work))
+        log = out.with_suffix(".log")
+        processes.run([*command, "--out", str(out)], "finding what was read", log)
+        parts.append(np.load(out))
+        out.unlink()
+    tokens, begins = (
+        np.concatenate([part[name] for part in parts]) for name in ("tokens", "begins")
+    )
+    return _ngrams_of(setting, tokens, begins, progress)
+
+
+def _ngrams_of(
+    setting: Setting, tokens: held.Tokens, begins: NDArray[np.bool_] | None, progress: Progress
+) -> Any:
     documents, _ = setting.documents()
     tokenizer = held.read_tokenizer(setting.base)
-    _check_vocabulary(tokenizer, setting.works)
-    tokens = held.training_tokens(setting.works, documents)
+    vocabulary = tokenizer.get_vocab()
+    for work in setting.works:
+        if held.read_tokenizer(work / "tokenizer").get_vocab() != vocabulary:
+            raise CardError(f"{work}: its vocabulary is not that of the base")
     progress(f"{len(tokens):,} tokens")
-    bos = tokenizer.token_to_id(held.BOS)
-    model = KneserNey(tokens, ORDER, tokenizer.get_vocab_size(), bos, progress=progress)
+    bos, size = vocabulary[held.BOS], len(vocabulary)
+    model = KneserNey(tokens, ORDER, size, bos, begins=begins, progress=progress)
     found = bits.by_ngrams(model, tokenizer, documents)
     return {
         "num_training_tokens": model.num_tokens,
         "discounts": model.discounts,
         "sources": bits.by_source(documents, found),
     }
-
-
-def _check_vocabulary(tokenizer: Tokenizer, works: Sequence[Path]) -> None:
-    for work in works:
-        if held.read_tokenizer(work / "tokenizer").get_vocab() != tokenizer.get_vocab():
-            raise CardError(f"{work}: its vocabulary is not that of the base")
 
 
 def _samples(setting: Setting, _: Progress) -> Any:
@@ -187,6 +213,7 @@ SECTIONS: dict[str, Measure] = {
     "bf16": _served(lambda setting: setting.base, "none"),
     "nf4": _served(lambda setting: setting.base, "nf4"),
     "5gram": _ngrams,
+    "5gram_read": _ngrams_read,
     "stories260K": _served(_stories, "none", is_plain=True),
     "scores": _scores,
     "contamination": _contamination,

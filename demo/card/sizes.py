@@ -17,11 +17,8 @@ def facts(base: Path) -> dict[str, Any]:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     shapes = _shapes(base / WEIGHTS)
     tokenizer = read_tokenizer(base)
-    control = [
-        token
-        for token in sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
-        if token.startswith("<|") and token.endswith("|>")
-    ]
+    ordered = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    control = [token for token, _ in ordered if token.startswith("<|") and token.endswith("|>")]
     return {
         "architecture": config["architectures"][0],
         "layers": config["num_hidden_layers"],

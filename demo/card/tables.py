@@ -77,11 +77,14 @@ def _sources(results: Results) -> str:
 
 
 def _bits(results: Results) -> str:
+    base, stories = results["bf16"], results["stories260K"]
+    grams, read = results["5gram"], results["5gram_read"]
     models = {
-        "this base, bf16": results["bf16"]["sources"],
+        "this base, bf16": base["sources"],
         "this base, NF4": results["nf4"]["sources"],
-        "5-gram": results["5gram"]["sources"],
-        "stories260K": results["stories260K"]["sources"],
+        "5-gram, what it read": read["sources"],
+        "5-gram, all": grams["sources"],
+        "stories260K": stories["sources"],
     }
     rows = [
         [
@@ -90,24 +93,23 @@ def _bits(results: Results) -> str:
             f"{entry['bytes']:,}",
             *(f"{found[name]['bits_per_byte']:.3f}" for found in models.values()),
         ]
-        for name, entry in results["bf16"]["sources"].items()
+        for name, entry in base["sources"].items()
     ]
-    grams = results["5gram"]
-    left_out = results["bf16"]["left_out"]
     text = (
-        "Every document is scored alone, behind the token that begins a text and without one that "
-        "ends it, the same text for all four. A document longer than a model's context "
-        f"({results['bf16']['context']:,} tokens here, {results['stories260K']['context']:,} of "
-        "stories260K) is read in windows that overlap by half. Control tokens in a text count as "
-        "the characters they are written with.\n\n"
-        "- *5-gram*: interpolated, modified Kneser-Ney over this base's own tokens, exact counts, "
-        f"of all {grams['num_training_tokens']:,} training tokens that were prepared, each "
-        "document once. The base saw some of them several times and others never.\n"
-        "- *stories260K*: 0.26 million parameters, trained on children's stories alone; byte "
-        "fallback, so that all bytes are paid for."
+        "Bits per byte. Every document is scored alone, behind the token that begins a text and "
+        "without one that ends it, the same text for all. A document longer than a model's context "
+        f"({base['context']:,} tokens here, {stories['context']:,} of stories260K) is read in "
+        "windows that overlap by half. Control tokens in a text count as the characters they are "
+        "written with.\n\n"
+        "- *5-gram*: interpolated, modified Kneser-Ney over this base's own tokens, exact counts. "
+        f"*What it read*: the {read['num_training_tokens']:,} tokens that training had drawn, each "
+        f"once per stage. *All*: the {grams['num_training_tokens']:,} tokens that were prepared, "
+        "of which the base read only some.\n"
+        "- *stories260K*: 0.26 million parameters, trained on children's stories alone; with byte "
+        "fallback, so that it pays for every byte."
     )
-    if left_out:
-        text += f"\n\n{left_out} documents with U+2581, which its tokenizer uses, are left out."
+    if base["left_out"]:
+        text += f"\n\nDocuments with U+2581, a mark of its tokenizer: {base['left_out']}, left out."
     return f"{text}\n\n{table(['held-out source', 'documents', 'bytes', *models], rows)}"
 
 
@@ -228,7 +230,7 @@ BLOCKS: dict[str, Block] = {
     "facts": Block(("facts",), _facts),
     "stages": Block(("stages",), _stages),
     "sources": Block(("stages",), _sources),
-    "bits": Block(("bf16", "nf4", "5gram", "stories260K"), _bits),
+    "bits": Block(("bf16", "nf4", "5gram", "5gram_read", "stories260K"), _bits),
     "samples": Block(("samples",), _samples),
     "scores": Block(("scores",), _scores),
     "perplexity": Block(("scores",), _perplexity),

@@ -150,6 +150,22 @@ def test_two_documents_by_hand() -> None:
     assert -math.log2(found.prod()) == pytest.approx(-math.log2(bigram_a * bigram_b))
 
 
+def test_pieces_of_documents_share_no_n_gram() -> None:
+    """A piece without its beginning adds what its own n-grams add, and no more."""
+    whole, piece = [2, 3, 4, 5, 6, 7], [8, 5, 6]
+    tokens = np.array([BOS, *whole, EOS, *piece], dtype=np.uint16)
+    begins = np.zeros(len(tokens), dtype=bool)
+    begins[[0, len(whole) + 2]] = True
+    half: Discounts = (0.5, 0.5, 0.5)
+    model = KneserNey(tokens, 2, VOCAB, BOS, [half, half], begins)
+    # EOS is followed by nothing: its unigrams decide. 5 has two tokens in front, 4 and 8; 2, 3, 4,
+    # 6, 7 and EOS one; 8, which only begins a piece, none.
+    uniform = 1 / (VOCAB - 1)
+    left_over = 7 * 0.5 / 8 * uniform
+    assert model.probabilities([BOS, EOS, 8])[-1] == pytest.approx(left_over)
+    assert model.probabilities([BOS, EOS, 5])[-1] == pytest.approx(1.5 / 8 + left_over)
+
+
 def test_documents_must_begin_with_bos() -> None:
     with pytest.raises(ValueError, match="begin with bos"):
         KneserNey(np.array([3, 4], np.uint16), 3, VOCAB, BOS)
