@@ -194,19 +194,23 @@ def parse_safetensors_header(header: bytes, size: int, where: str) -> list[Tenso
 
 
 def _entry(where: str, name: str, value: Any, offset: int, size: int) -> TensorEntry:
-    called = f"{where}: tensor {shorten(name, 200)}"
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{called}: malformed header entry") from error
+        raise _bad_entry(where, name, "malformed header entry") from error
     # By type: Python counts True as 1. No larger than the file, or their product has no end.
     if len(shape) > _MAX_DIMS or not all(
         type(n) is int and 0 <= n <= size for n in (*shape, begin, end)
     ):
-        raise ArtifactError(f"{called}: malformed header entry")
+        raise _bad_entry(where, name, "malformed header entry")
     if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
-        raise ArtifactError(f"{called}: unknown dtype {shorten(dtype)}")
+        raise _bad_entry(where, name, f"unknown dtype {shorten(dtype)}")
     num_bytes = _DTYPE_BYTES[dtype] * math.prod(shape)
     if end - begin != num_bytes:
-        raise ArtifactError(f"{called}: {end - begin} bytes, shape and dtype need {num_bytes}")
+        found = f"{end - begin} bytes, shape and dtype need {num_bytes}"
+        raise _bad_entry(where, name, found)
     return TensorEntry(name, dtype, shape, offset + begin, offset + end)
+
+
+def _bad_entry(where: str, name: str, problem: str) -> ArtifactError:
+    return ArtifactError(f"{where}: tensor {shorten(name, 200)}: {problem}")

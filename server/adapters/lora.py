@@ -207,8 +207,8 @@ def _by_module(
     """The tensors of each module path by suffix, A and B checked against the base's linear."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
-        if suffix is None or not name.startswith(PREFIX):
+        suffix = _suffix(name)
+        if not suffix or not name.startswith(PREFIX):
             raise AdapterRefusedError(f"{TENSORS}: unknown tensor {name[:200]!r}")
         path = name[len(PREFIX) : -len(suffix)]
         if path not in base.linear_shapes:
@@ -225,6 +225,14 @@ def _by_module(
         check_tensor(PREFIX + path + _A, module[_A], (None, in_features))
         check_tensor(PREFIX + path + _B, module[_B], (out_features, module[_A].shape[0]))
     return dict(sorted(found.items()))
+
+
+def _suffix(name: str) -> str:
+    """The one of `_SUFFIXES` that a tensor's name ends in; empty if none."""
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return suffix
+    return ""
 
 
 def _patterns(config: Mapping[str, Any], key: str, max_count: int) -> _Patterns:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Set
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[
         return
     # Each once, however often it is there.
     for target in dict.fromkeys(map(str, targets)):
-        named = [path for path in paths if path == target or path.endswith(f".{target}")]
+        end = f".{target}"
+        named = [path for path in paths if path == target or path.endswith(end)]
         missing = next((path for path in named if path not in found), None)
         if missing or not named:
             raise AdapterRefusedError(
@@ -92,10 +94,7 @@ def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...])
     """Raises AdapterRefusedError unless `tensor` is finite and floating, of `shape` (None: any
     size from 1)."""
     found = tuple(tensor.shape)
-    fits = len(found) == len(shape) and all(
-        size > 0 and want in (None, size) for size, want in zip(found, shape, strict=True)
-    )
-    if not fits:
+    if not _fits(found, shape):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise AdapterRefusedError(
             f"{TENSORS}: tensor {name!r} has shape {list(found)}, the base needs [{wanted}]"
@@ -107,15 +106,29 @@ def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...])
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
 
 
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    if len(found) != len(shape):
+        return False
+    for size, want in zip(found, shape, strict=True):
+        if not size or want not in (None, size):
+            return False
+    return True
+
+
 def check_fits(name: str, tensor: torch.Tensor, dtype: str, factor: float = 1.0) -> None:
     """Raises AdapterRefusedError if a finite `tensor`, times `factor`, overflows in the base's
     `dtype`."""
-    limit = torch.finfo(getattr(torch, dtype)).max
-    if torch.finfo(tensor.dtype).max * abs(factor) <= limit:
+    limit = _largest(getattr(torch, dtype))
+    if _largest(tensor.dtype) * abs(factor) <= limit:
         # No finite number of its type is too large.
         return
     if not max(abs(float(end)) for end in torch.aminmax(tensor)) * abs(factor) <= limit:
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} overflows in {dtype}")
+
+
+@cache
+def _largest(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max
 
 
 def name_list(config: Mapping[str, Any], key: str) -> list[str]:

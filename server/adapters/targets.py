@@ -26,7 +26,7 @@ def check_no_others(
     excluded = _names(config.get("exclude_modules")) or frozenset()
     layers = _layers(config)
     for path in found:
-        ends = {path[i:] for i in range(len(path)) if i == 0 or path[i - 1] == "."}
+        ends = _ends(path)
         if path in along or targets is None:
             key = ""
         elif not ends & targets:
@@ -40,6 +40,15 @@ def check_no_others(
             raise AdapterRefusedError(
                 f"{TENSORS}: holds tensors of {PREFIX + path!r}, which {CONFIG} leaves out by {key}"
             )
+
+
+def _ends(path: str) -> set[str]:
+    """The path, and what is left of it behind each of its dots."""
+    ends, dot = {path}, path.find(".")
+    while dot >= 0:
+        ends.add(path[dot + 1 :])
+        dot = path.find(".", dot + 1)
+    return ends
 
 
 def _names(value: object) -> frozenset[str] | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,19 @@ class TensorFile:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by name: views of `data`, but for those that do not lie on a multiple of
         their element's size."""
-        return {entry.name: self._tensor(entry) for entry in self.entries}
+        found: dict[str, torch.Tensor] = {}
+        # Neighbours of one type are cut apart at once: each operation of its own costs what reading
+        # a small tensor does, and lets other threads have the interpreter's lock.
+        for dtype, run in groupby(self.entries, lambda entry: _DTYPES[entry.dtype]):
+            entries = list(run)
+            begin, end = (at - len(self.header) for at in (entries[0].begin, entries[-1].end))
+            piece = self.data[begin:end]
+            if begin % dtype.itemsize:
+                piece = piece.clone()
+            sizes = [(entry.end - entry.begin) // dtype.itemsize for entry in entries]
+            for entry, flat in zip(entries, piece.view(dtype).split(sizes), strict=True):
+                found[entry.name] = flat.view(entry.shape)
+        return found
 
     def by_name(self) -> Iterator[tuple[TensorEntry, Iterator[memoryview]]]:
         """The tensors sorted by name, each with its bytes."""
@@ -69,14 +82,6 @@ class TensorFile:
     @cached_property
     def _bytes(self) -> memoryview:
         return _memory(self.data)
-
-    def _tensor(self, entry: TensorEntry) -> torch.Tensor:
-        dtype = _DTYPES[entry.dtype]
-        begin = entry.begin - len(self.header)
-        piece = self.data[begin : entry.end - len(self.header)]
-        if begin % dtype.itemsize:
-            piece = piece.clone()
-        return piece.view(dtype).view(entry.shape)
 
 
 def read_tensor_file(

@@ -22,6 +22,7 @@ from server.models.layers import LinearGroup
 
 # What added tokens are padded to in the output head.
 _WIDTH_MULTIPLE = 64
+_OTHER_CHANGES = tuple(f.name for f in fields(LinearChange) if f.name != "low_rank")
 
 Key = tuple[str, str]
 """(name, version) of an adapter."""
@@ -132,11 +133,18 @@ class Placer:
         rows = 0
         for columns, update in members:
             pieces.append(self._to_device(update.a))
-            b = self._to_device((update.b.float() * update.scaling).t()).contiguous()
-            parts.append((columns, slice(rows, rows + len(b)), b))
-            rows += len(b)
+            b = self._scaled(update).t().contiguous()
+            parts.append((columns, slice(rows, rows + b.shape[0]), b))
+            rows += b.shape[0]
         a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
         return LoraGroup(a, tuple(parts))
+
+    def _scaled(self, update: LowRank) -> torch.Tensor:
+        """B times the scaling, in the base's type."""
+        if update.b.dtype == self._dtype:
+            # The same bits: the product is made in float32 and then rounded either way.
+            return update.b.to(self._device) * update.scaling
+        return self._to_device(update.b.float() * update.scaling)
 
     def _scales(
         self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
@@ -258,4 +266,4 @@ class Placer:
 
 
 def _is_more_than_low_rank(change: LinearChange) -> bool:
-    return any(getattr(change, f.name) is not None for f in fields(change) if f.name != "low_rank")
+    return any(getattr(change, name) is not None for name in _OTHER_CHANGES)

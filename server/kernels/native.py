@@ -251,7 +251,7 @@ def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np
         fields = [group.a.data_ptr(), len(group.a), len(group.parts)]
         for columns, ranks, b in group.parts:
             assert b.is_contiguous()
-            fields += [columns.start, columns.stop - columns.start, ranks.start, len(b)]
+            fields += [columns.start, columns.stop - columns.start, ranks.start, b.shape[0]]
             fields.append(b.data_ptr())
         assert group.a.is_contiguous()
         updates[index, : len(fields)] = fields
