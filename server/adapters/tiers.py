@@ -108,6 +108,15 @@ class AdapterTiers:
             self._install(self._read_stored(exact, directory), reference, looked_up=looked_up)
         return exact
 
+    def look_up(self, reference: Reference) -> str:
+        """As `resolve`, for those who would use it. *Blocking.*
+
+        Raises AdapterNotFoundError also for what was unloaded.
+        """
+        with self._lock:
+            self._names.check(reference)
+        return self.resolve(reference)
+
     def resolve(self, reference: Reference) -> str:
         """The version a reference means, in memory or not. *Blocking.*
 
@@ -194,12 +203,16 @@ class AdapterTiers:
 
     def pin(self, reference: Reference, pinned: bool) -> Reference:
         """Keeps a version in memory, loading it if need be, or lets it go. *Blocking.*"""
-        exact = self.prepare(reference)
+        if pinned:
+            exact = self.prepare(reference)
+        else:
+            exact = Reference(reference.name, self.look_up(reference))
         with self._lock:
             resident = self._residents.get((exact.name, exact.selector))
-            if resident is None:
+            if resident is not None:
+                self._pin(resident, pinned)
+            elif pinned:
                 raise AdapterNotFoundError(str(exact))
-            self._pin(resident, pinned)
         return exact
 
     def set_alias(self, name: str, alias: str, version: str) -> None:

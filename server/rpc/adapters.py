@@ -104,7 +104,9 @@ class AdapterServer(AdapterServiceServicer):
         def pin() -> AdapterStatus:
             return self.catalog.status(self.tiers.pin(reference, request.pinned))
 
-        return pb.PinAdapterResponse(adapter=convert.adapter(await self._load(pin)))
+        # Letting one go loads nothing.
+        status = await (self._load(pin) if request.pinned else self._beside(pin))
+        return pb.PinAdapterResponse(adapter=convert.adapter(status))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Points an alias of the store at a version, or removes it."""

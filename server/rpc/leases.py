@@ -36,7 +36,7 @@ class LeaseDesk:
         sums: AdapterSums,
     ) -> None:
         """`loader` runs the loads; its own, so that they never hold up anything else. `reader`
-        looks aliases up and makes sums. `is_placed(name, version)`: whether a device slot has
+        looks names up and makes sums. `is_placed(name, version)`: whether a device slot has
         it."""
         self._tiers = tiers
         self._loader = loader
@@ -77,10 +77,12 @@ class LeaseDesk:
 
     async def _acquire_one(self, reference: Reference) -> AdapterLease:
         lease = self._tiers.try_acquire(reference)
-        if lease is None and reference.is_alias:
-            # In memory under its version, most likely.
+        if lease is None:
+            # Before anything is asked of the loader: what there is not must not hold up what loads.
             version = await self._look_up(reference)
-            lease = self._tiers.try_acquire(Reference(reference.name, version))
+            if reference.is_alias:
+                # In memory under its version, most likely.
+                lease = self._tiers.try_acquire(Reference(reference.name, version))
         if lease is not None:
             placed = self._is_placed(lease.name, lease.version)
             self._metrics.adapter_hit(Tier.DEVICE if placed else Tier.HOST)
@@ -96,7 +98,7 @@ class LeaseDesk:
         return await _shared(self._loads, reference, self._loader, self._tiers.prepare)
 
     async def _look_up(self, reference: Reference) -> str:
-        return await _shared(self._look_ups, reference, self._reader, self._tiers.resolve)
+        return await _shared(self._look_ups, reference, self._reader, self._tiers.look_up)
 
 
 async def _shared(

@@ -90,6 +90,16 @@ def test_changes_are_told_in_order(
     assert alias.at >= pinned.at > 0
 
 
+def test_letting_go_of_a_version_on_disk_loads_nothing(
+    make: Make, store: tuple[Path, list[str]], told: list[AdapterEvent]
+) -> None:
+    tiers, old = make(), store[1][0]
+    assert tiers.pin(Reference("task", old), False) == Reference("task", old)
+    assert tiers.pin(Reference("task"), False) in (Reference("task", v) for v in store[1])
+    assert not tiers.residents()
+    assert not told
+
+
 def test_an_evicted_version_is_told_to_be_on_disk(
     make: Make, store: tuple[Path, list[str]], told: list[AdapterEvent]
 ) -> None:

@@ -168,6 +168,19 @@ def test_pin(server: Server) -> None:
     assert not unpinned.adapter.pinned
 
 
+def test_what_needs_no_load_does_not_wait_for_one(server: Server) -> None:
+    go_on = threading.Event()
+    load = server.app._loader.submit(go_on.wait, 60)
+    try:
+        error = refused(server.generation.Generate, request_for(adapter="nobody"))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        unpinned = server.adapters.PinAdapter(apb.PinAdapterRequest(adapter="polite"))
+        assert unpinned.adapter.tier == tpb.TIER_DISK
+        assert not load.done()
+    finally:
+        go_on.set()
+
+
 def test_aliases(server: Server, folders: tuple[Path, Path], artifacts: Artifacts) -> None:
     first = listed(server, name_prefix="pirate")[0].version
     second = publish(artifacts.lora_v2, folders[0], "pirate")
