@@ -1,8 +1,9 @@
-"""The demo: one quantized base, adapters trained for different tasks, served in one batch, scored.
+"""The demo: one quantized base, adapters for different tasks, served in one batch, scored.
 
 `python -m demo` runs the whole loop with real parts: data from the project's own generators, the
-trainer as a process per adapter, one server process, requests for every adapter and the bare base
-in one batch, and the eval suite as a process. The last line of its output is one JSON object.
+trainer as a process, one server process, requests for every adapter and the bare base in one batch,
+and the eval suite as a process. One adapter is trained while you watch, the others come ready-made
+(`python -m demo.adapters` makes them). The last line of its output is one JSON object.
 
 Exit codes: 0 every adapter beats its baselines; 1 one does not, or a part failed; 2 wrong
 arguments; 130 Ctrl-C, 143 SIGTERM.
@@ -23,13 +24,14 @@ from typing import Any
 from rich.console import Console
 
 from demo.mixed import Part, play
-from demo.roles import BASE, CONFIGS, ROLES, Role
-from demo.summary import shortfalls, summarize
+from demo.ready import NotReadyError, publish_ready
+from demo.roles import BASE, LIVE, QUANTIZATION, ROLES, STORE, TASKS
+from demo.summary import shortfalls, summarize, summary_table
 from demo.tasks.rows import read_inputs
+from demo.training import make_data, train
 from understudy import Client, RawPrompt, UnderstudyError, processes
+from understudy.artifact import ArtifactError
 from understudy.processes import ChildError, Terminated, python
-
-NUM_VALIDATION = 64
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,12 +42,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  python -m demo                      everything, in a temporary directory\n"
         "  python -m demo --out demo-run       keep data, adapters, logs and the report\n"
+        "  python -m demo --retrain            train all adapters, take none ready-made\n"
         "  python -m demo --quantization int8  the same with an int8 base",
     )
     parser.add_argument("--out", type=Path, help="keep everything in this new or empty directory")
     parser.add_argument("--base", type=Path, default=BASE, help="base model (default: embedded)")
     parser.add_argument(
-        "--quantization", choices=("nf4", "int8", "none"), default="nf4", help="default: nf4"
+        "--quantization", choices=("nf4", "int8", "none"), default=QUANTIZATION, help="default: nf4"
+    )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train every adapter; so it is with another base or quantization",
     )
     parser.add_argument(
         "--num-test", type=_positive, default=200, help="test items a task (default: 200)"
@@ -69,52 +77,28 @@ def _complaint(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _make_data(directory: Path, num_test: int) -> None:
-    for role in ROLES:
-        for split, num in (
-            ("train", role.num_train),
-            ("validation", NUM_VALIDATION),
-            ("test", num_test),
-        ):
-            command = python("demo.tasks", "--task", role.task, "--split", split)
-            command += ["--num", str(num), "--out", str(directory / f"{role.task}.{split}.jsonl")]
-            processes.run(command, f"generating {role.task}")
-
-
-def _train(role: Role, directory: Path, arguments: argparse.Namespace) -> None:
-    data = directory / "data"
-    settings = {
-        "base": arguments.base,
-        "quantization": arguments.quantization,
-        "data.train": data / f"{role.task}.train.jsonl",
-        "data.validation": data / f"{role.task}.validation.jsonl",
-        "output.dir": directory / "runs" / role.adapter,
-        "output.store": directory / "store",
-    }
-    command = python("trainer", "train", str(CONFIGS / f"{role.adapter}.yaml"))
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    processes.run(command, f"training {role.adapter}")
-
-
 def _parts(data: Path) -> list[Part]:
     parts = []
-    for role in ROLES:
-        first = read_inputs(data / f"{role.task}.test.jsonl", 1)[0]
-        parts.append(Part(f"{role.adapter}\n({role.does})", role.adapter, first, first))
+    for number, role in enumerate(ROLES):
+        # Two adapters for one task get two inputs.
+        shown = read_inputs(data / f"{role.task}.test.jsonl", number + 1)[-1]
+        parts.append(Part(role.adapter, role.does, role.adapter, shown, shown, schema=role.schema))
     opening = "Once upon a time there was a small"
-    parts.append(Part("base\n(no adapter)", "", opening, RawPrompt(opening)))
+    parts.append(Part("base", "no adapter", "", opening, RawPrompt(opening)))
     return parts
 
 
-def _evaluate(address: str, directory: Path) -> Path:
-    out = directory / "evaluation"
-    command = python("evalsuite", "run", "--server", address)
-    command += ["--adapters", ",".join(["base", *(role.adapter for role in ROLES)])]
-    command += ["--tasks", ",".join(role.task for role in ROLES)]
-    command += ["--data-dir", str(directory / "data"), "--shots", "0,3", "--out", str(out)]
-    processes.run(command, "the evaluation")
-    return out / "report.json"
+def _evaluate(address: str, directory: Path) -> dict[str, Any]:
+    """Asks the base and each task's own adapters; returns the reports by task."""
+    reports = {}
+    for task in TASKS:
+        out = directory / "evaluation" / task
+        names = ["base", *(role.adapter for role in ROLES if role.task == task)]
+        command = python("evalsuite", "run", "--server", address, "--adapters", ",".join(names))
+        command += ["--tasks", task, "--data-dir", str(directory / "data")]
+        processes.run([*command, "--shots", "0,3", "--out", str(out)], f"the evaluation of {task}")
+        reports[task] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return reports
 
 
 def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -123,15 +107,22 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
     def stage(title: str) -> None:
         console.rule(f"[bold]{title}[/]  ({time.monotonic() - started:.0f} s)", align="left")
 
+    base, quantization = arguments.base, arguments.quantization
+    fits = base == BASE and quantization == QUANTIZATION
+    ready = [] if arguments.retrain or not fits else [r.adapter for r in ROLES if r.adapter != LIVE]
+    published = publish_ready(STORE, ready, base, directory / "store")
     stage("1. Data from the project's own templates; test wordings never occur in training")
     (directory / "data").mkdir()
-    _make_data(directory / "data", arguments.num_test)
-    for number, role in enumerate(ROLES, 2):
-        stage(f"{number}. Train {role.adapter}: {role.does}")
-        _train(role, directory, arguments)
-    stage("5. One server process: one base, every adapter")
-    flags = ["--base", str(arguments.base), "--quantization", arguments.quantization]
-    flags += ["--name", "understudy-nano" if arguments.base == BASE else arguments.base.name]
+    make_data(directory / "data", TASKS, arguments.num_test)
+    for role in ROLES:
+        if role.adapter not in published:
+            stage(f"2. Train {role.adapter}: {role.does}")
+            train(role, directory, base, quantization)
+    if published:
+        console.print("ready-made: " + ", ".join(f"{n}@{v}" for n, v in published.items()))
+    stage("3. One server process: one base, every adapter")
+    flags = ["--base", str(base), "--quantization", quantization]
+    flags += ["--name", "understudy-nano" if base == BASE else base.name]
     flags += ["--store", str(directory / "store")]
     with processes.server(flags, directory) as server:
         with Client(server.address) as client:
@@ -148,16 +139,16 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
                     f"loaded {adapter.name}@{adapter.version}: {adapter.method}, "
                     f"{adapter.size_bytes / 1e3:.0f} kB in {loaded.load_s * 1e3:.0f} ms"
                 )
-        stage("6. LoRA, soft prompt and bare base in one batch")
+        stage(f"4. {len(ROLES)} roles and the bare base in one batch")
         batch_size = asyncio.run(play(server.address, _parts(directory / "data"), console))
         console.print(f"up to {batch_size} requests shared a step")
-        stage("7. Scores through the server")
-        report = _evaluate(server.address, directory)
-    summary = summarize(json.loads(report.read_text()), {r.adapter: r.task for r in ROLES})
+        stage("5. Scores through the server")
+        reports = _evaluate(server.address, directory)
     return {
         "base_model": info.base_model,
         "quantization": info.quantization,
-        "adapters": summary,
+        "adapters": summarize(reports, {role.adapter: role.task for role in ROLES}),
+        "ready_made": sorted(published),
         "mixed_batch_size": batch_size,
         "wall_s": round(time.monotonic() - started, 1),
     }
@@ -176,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, processes.terminate)
     try:
         result = _play(directory, arguments, console)
-    except (ChildError, UnderstudyError, OSError) as error:
+    except (ArtifactError, ChildError, NotReadyError, UnderstudyError, OSError) as error:
         keep = True
         print(f"demo: {error}", file=sys.stderr)
         print(f"demo: what there is so far is kept in {directory}", file=sys.stderr)
@@ -193,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = shortfalls(result["adapters"])
     for problem in problems:
         print(f"demo: {problem}", file=sys.stderr)
+    console.print(summary_table(result["adapters"]))
     if not problems:
         console.print("Every adapter beats the base, the base with three shots, a trivial answer.")
     print(json.dumps(result))

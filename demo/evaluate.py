@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo.roles import BASE, ROLES
+from demo.roles import BASE, ROLES, TASKS
 from understudy import processes
 from understudy.processes import ChildError, python
 
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 def commands(directory: Path, out: Path, address: str, limit: int) -> dict[str, list[str]]:
     """The commands, by the title of their stage, in their order."""
     to, data = ["--out", str(out)], directory / "data"
-    tasks = ",".join([*(role.task for role in ROLES), _CHANGED, f"text={_PROSE}"])
+    tasks = ",".join([*TASKS, _CHANGED, f"text={_PROSE}"])
+    own = ["--own", ",".join(f"{role.adapter}={role.task}" for role in ROLES)]
     ask = ["--server", address, "--adapters", _ADAPTERS, "--tasks", tasks, "--shots", "0,3"]
     first = ["--limit", str(limit)]
     load = ["--server", address, "--adapters", _ADAPTERS, "--requests", "60", "--max-tokens", "16"]
@@ -54,8 +55,8 @@ def commands(directory: Path, out: Path, address: str, limit: int) -> dict[str, 
     return {
         "What the rows cost": python("evalsuite", "load", *load, *to),
         "Scores": python("evalsuite", "run", *ask, *first, "--data-dir", str(data), *to),
-        "Gained and forgotten": python("evalsuite", "matrix", *to),
-        "The page": python("evalsuite", "report", *to),
+        "Gained and forgotten": python("evalsuite", "matrix", *own, *to),
+        "The page": python("evalsuite", "report", *own, *to),
         "The gate": python("evalsuite", "gate", *gate, *to),
     }
 

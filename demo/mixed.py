@@ -1,7 +1,8 @@
 """Requests for several adapters and the bare base, streamed from one running batch."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -9,7 +10,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from understudy import AsyncClient, RawPrompt, StoppingParams, StreamDelta, StreamFinished
+from understudy import (
+    AsyncClient,
+    GenerateRequest,
+    RawPrompt,
+    StoppingParams,
+    StreamDelta,
+    StreamFinished,
+    StructuredOutput,
+)
 
 
 @dataclass
@@ -17,19 +26,27 @@ class Part:
     """One request of the mixed batch and what has come back so far."""
 
     title: str
+    does: str
     adapter: str
     """Adapter name; empty for the bare base."""
     shown: str
     """The input as the table shows it."""
     input: str | RawPrompt
     max_tokens: int = 48
+    schema: Mapping[str, object] | None = None
+    """JSON schema that the server holds the answer to."""
     text: str = field(default="", init=False)
     max_batch_size: int = field(default=0, init=False)
 
 
 async def _play(client: AsyncClient, part: Part) -> None:
-    stopping = StoppingParams(max_tokens=part.max_tokens)
-    async with client.stream(part.input, adapter=part.adapter, stopping=stopping) as events:
+    request = GenerateRequest(
+        part.input,
+        adapter=part.adapter,
+        stopping=StoppingParams(max_tokens=part.max_tokens),
+        structured_output=part.schema and StructuredOutput(json_schema=json.dumps(part.schema)),
+    )
+    async with client.stream(request) as events:
         async for event in events:
             if isinstance(event, StreamDelta):
                 part.text += event.text
@@ -39,10 +56,12 @@ async def _play(client: AsyncClient, part: Part) -> None:
 
 def _table(parts: Sequence[Part]) -> Table:
     table = Table(title="One batch, streamed side by side", show_lines=True, expand=True)
+    table.add_column("role", ratio=2)
+    table.add_column("asked", ratio=4, style="dim")
+    table.add_column("answered", ratio=4)
     for part in parts:
-        table.add_column(part.title, ratio=1, overflow="fold")
-    table.add_row(*(Text(part.shown, style="dim") for part in parts))
-    table.add_row(*(Text(part.text.strip()) for part in parts))
+        role = Text(part.title, style="bold").append(f"\n{part.does}", style="not bold dim")
+        table.add_row(role, Text(part.shown), Text(part.text.strip()))
     return table
 
 

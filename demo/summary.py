@@ -3,17 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
 
-def summarize(report: Mapping[str, Any], task_of: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+
+def summarize(
+    reports: Mapping[str, Mapping[str, Any]], task_of: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     """By adapter: its method, task, primary metric, the four scores and the lower end of the gain.
 
-    `report` is the eval suite's report.json, `task_of` maps adapters to their own tasks. The gain
-    is over the best of bare base, base with three shots and trivial answer, with its paired 95%
+    `reports` has the eval suite's report.json by task, `task_of` each adapter's task. The gain is
+    over the best of bare base, base with three shots and trivial answer, with its paired 95%
     bootstrap interval. A number that the report does not have is None.
     """
     summary = {}
     for adapter, task_name in task_of.items():
-        task = report["tasks"][task_name]
+        task = reports[task_name]["tasks"][task_name]
         metric, rows = task["primary_metric"], task["rows"]
         summary[adapter] = {
             "method": rows[adapter]["method"],
@@ -26,6 +30,17 @@ def summarize(report: Mapping[str, Any], task_of: Mapping[str, str]) -> dict[str
             "ci_low": _rounded(rows[adapter]["gains"][metric]["ci_low"]),
         }
     return summary
+
+
+def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The values of `summarize` as a table."""
+    table = Table(title="Each adapter on its own task")
+    for title in ("", "metric", "base", "base, 3 shots", "trivial", "adapter", "gain above"):
+        table.add_column(title)
+    for adapter, row in summary.items():
+        keys = ("metric", "base", "base_3shot", "trivial", "adapter", "ci_low")
+        table.add_row(adapter, *("-" if row[key] is None else str(row[key]) for key in keys))
+    return table
 
 
 def shortfalls(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -8,18 +8,22 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from demo.tasks import (
     base_opinions,
     base_text,
     instruct,
+    order_json,
+    pirate_answer,
     review_label,
     shorthand_rewrite,
     support_summary,
+    ticket_route,
 )
 from demo.tasks.rows import SPLITS, Row, Split, make_rows
 
-__all__ = ["SPLITS", "TASKS", "Row", "Split", "Task", "check_disjoint", "rows"]
+__all__ = ["SPLITS", "TASKS", "Row", "Split", "Task", "check_disjoint", "rows", "write_rows"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ TASKS: Mapping[str, Task] = {
         (support_summary, "rouge"),
         (shorthand_rewrite, "bleu"),
         (review_label, "accuracy"),
+        (order_json, "exact_match"),
+        (pirate_answer, "rouge"),
+        (ticket_route, "accuracy"),
     )
 }
 
@@ -45,6 +52,13 @@ TASKS: Mapping[str, Task] = {
 def rows(task: str, split: Split, num: int, seed: int) -> Iterator[Row]:
     """Yields `num` rows with distinct inputs; the same arguments give the same rows."""
     return make_rows(TASKS[task].make, split, num, seed)
+
+
+def write_rows(task: str, split: Split, num: int, seed: int, path: Path) -> None:
+    """Writes `num` rows of one split, one JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(row.to_json() + "\n" for row in rows(task, split, num, seed))
+    path.write_text(lines, encoding="utf-8")
 
 
 def check_disjoint(num_rows: int = 400, num_documents: int = 4000) -> list[str]:

@@ -4,20 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from demo.tasks import SPLITS, TASKS, Split, rows
+from demo.tasks import SPLITS, TASKS, Split, write_rows
 
 EXAMPLES = """examples:
   python -m demo.tasks --task support_summary --split train --num 2000 --seed 1 --out train.jsonl
   python -m demo.tasks --all --out data
 """
 DEFAULT_NUM: dict[Split, int] = {"train": 3000, "validation": 200, "test": 300}
-
-
-def write(task: str, split: Split, num: int, seed: int, path: Path) -> None:
-    """Writes `num` rows of one split, one JSON object per line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(row.to_json() + "\n" for row in rows(task, split, num, seed))
-    path.write_text(lines, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         for task, split, path in wanted:
-            write(task, split, args.num or DEFAULT_NUM[split], args.seed, path)
+            write_rows(task, split, args.num or DEFAULT_NUM[split], args.seed, path)
             print(f"wrote {path}")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
