@@ -11,6 +11,7 @@ import numpy as np
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.config import TrainConfig
@@ -23,6 +24,7 @@ from trainer.preflight import Prepared
 from trainer.tokens import Encoded
 from understudy.artifact import (
     CONFIG_FILE,
+    TENSORS_FILE,
     Manifest,
     base_fingerprint,
     read_json_object,
@@ -34,6 +36,8 @@ CARD_FILE = "README.md"
 
 # The same numbers go through the same operations, so CPU gives equal bits; CUDA may reorder sums.
 MAX_RELATIVE_DIFFERENCE = 1e-5
+# Where tensors are rounded to 16 bits, in units of that type's precision.
+MAX_ROUNDING = 8
 NUM_PROBES = 4
 
 
@@ -83,9 +87,25 @@ def write_artifact(
         write_base(model, config.base, directory, torch.float32, leave=(RUN_FILE,))
         return Exported(directory, replace(manifest, content_hash=base_fingerprint(directory)))
     method.save(model, directory)
+    if config.output.dtype != "float32":
+        _narrow(directory / TENSORS_FILE, getattr(torch, config.output.dtype))
     canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
     peft_type = read_json_object(directory / CONFIG_FILE)["peft_type"]
     return Exported(directory, seal(directory, replace(manifest, method=peft_type.lower())))
+
+
+def _narrow(path: Path, dtype: torch.dtype) -> None:
+    """Rounds the wider tensors of a file to `dtype`. Raises ExportError if one overflows."""
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype.itemsize > dtype.itemsize:
+            tensors[name] = tensor.to(dtype)
+            if not tensors[name].isfinite().all():
+                raise ExportError(
+                    f"{path}: tensor {name!r} has values beyond {torch.finfo(dtype).max:g}, which "
+                    f"{str(dtype).removeprefix('torch.')} cannot hold; set output.dtype to float32"
+                )
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _rank(model: peft.PeftModel) -> int:
@@ -121,8 +141,9 @@ def check_artifact(
     exported: Exported,
     objective: Objective,
     probes: Sequence[Encoded],
+    dtype: str = "float32",
 ) -> float:
-    """Reads what was written onto the base again and compares logits.
+    """Reads what was written in `dtype` onto the base again and compares logits.
 
     Returns the largest difference. Consumes `model`: its adapter is detached. Raises ExportError if
     they differ beyond rounding.
@@ -132,7 +153,10 @@ def check_artifact(
     trained = _logits(model, objective, batch)
     written = method.reread(method.detach(model), exported.directory)
     difference = (_logits(written, objective, batch) - trained).abs().max().item()
-    limit = MAX_RELATIVE_DIFFERENCE * trained.abs().max().item()
+    relative = MAX_RELATIVE_DIFFERENCE
+    if dtype != "float32":
+        relative = MAX_ROUNDING * torch.finfo(getattr(torch, dtype)).eps
+    limit = relative * trained.abs().max().item()
     if not difference <= limit:
         raise ExportError(
             f"{exported.directory}: logits of what was read back differ by {difference:.3g} "

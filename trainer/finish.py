@@ -45,7 +45,9 @@ def finish(job: Job, prepared: preflight.Prepared, identity: checkpoint.Identity
         samples = make_answerer(config, prepared).samples(job.model, shown)
     folder = output / (files.BASE if method.trains_base else files.ADAPTER)
     exported = write_artifact(job.model, config, prepared, identity.base, folder)
-    difference = check_artifact(job.model, method, exported, prepared.objective, probes(prepared))
+    difference = check_artifact(
+        job.model, method, exported, prepared.objective, probes(prepared), config.output.dtype
+    )
     template = prepared.template.template
     run = {
         "name": config.name,

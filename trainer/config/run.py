@@ -23,6 +23,8 @@ class OutputConfig:
     """Adapter store to publish to. Null: do not publish."""
     publish: bool = True
     """Whether to publish, if there is a store."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of an adapter's tensors as written. The 16-bit ones halve the file and round."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -32,6 +32,11 @@ def check(config: TrainConfig, outline: PreTrainedModel) -> None:
             f"key 'dtype': {config.dtype!r} would lose small updates of the base's weights; set it "
             "to float32"
         )
+    if config.output.dtype != "float32":
+        raise ConfigError(
+            f"key 'output.dtype': {config.output.dtype!r} is for adapters, but full fine-tuning "
+            "makes a base; leave it out"
+        )
     if config.output.store is not None and config.output.publish:
         raise ConfigError(
             "key 'output.store': full fine-tuning makes a base, which no store of adapters takes; "
