@@ -10,7 +10,7 @@ PEERS := .venv-peers
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) ## train three adapters, serve them in one batch, score them
+demo: $(READY) ## train an adapter, serve it beside six others in one batch, score them
 	$(BIN)/python -m demo
 
 test: $(READY) ## run the tests (no GPU, no network)

@@ -32,7 +32,7 @@ class Part:
     shown: str
     """The input as the table shows it."""
     input: str | RawPrompt
-    max_tokens: int = 48
+    max_tokens: int = 64
     schema: Mapping[str, object] | None = None
     """JSON schema that the server holds the answer to."""
     text: str = field(default="", init=False)
@@ -40,11 +40,14 @@ class Part:
 
 
 async def _play(client: AsyncClient, part: Part) -> None:
+    constraint = None
+    if part.schema is not None:
+        constraint = StructuredOutput(json_schema=json.dumps(part.schema))
     request = GenerateRequest(
         part.input,
         adapter=part.adapter,
         stopping=StoppingParams(max_tokens=part.max_tokens),
-        structured_output=part.schema and StructuredOutput(json_schema=json.dumps(part.schema)),
+        structured_output=constraint,
     )
     async with client.stream(request) as events:
         async for event in events:

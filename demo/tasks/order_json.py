@@ -14,12 +14,13 @@ from demo.tasks.rows import Row, Split, phrases, words
 
 NAME = "order_json"
 DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+WHEN = f"[0-9]{{1,2}}:[0-9]{{2}} ({'|'.join(DAYS)})"
 
 SCHEMA: Mapping[str, object] = {
     "type": "object",
     "properties": {
         "name": {"type": "string"},
-        "when": {"type": "string", "pattern": f"^[0-9]{{1,2}}:[0-9]{{2}} ({'|'.join(DAYS)})$"},
+        "when": {"type": "string", "pattern": f"^{WHEN}$"},
         "order": {"type": "string"},
     },
     "required": ["name", "when", "order"],
@@ -81,10 +82,10 @@ TRAIN = OrderPools(
 )
 
 TEST = OrderPools(
-    qualities=phrases("beige|slim|shiny|oval|sturdy|woollen|violet|rustic"),
+    qualities=phrases("beige|slim|shiny|glossy|sturdy|woollen|crimson|rustic"),
     items=phrases(
-        """erasers|saucers|pillows|shovels|doormats|bowls|tubs of paint|sacks of sand|tins of beans
-        |coils of rope|bundles of straw|packets of seeds|napkins|door knobs|saws|sponges|vases
+        """erasers|saucers|pillows|shovels|doormats|ladles|tubs of paint|sacks of sand|tins of beans
+        |coils of rope|bundles of straw|packets of seeds|napkins|door knobs|chisels|sponges|vases
         |barrels of oil|jugs of cream|reels of thread"""
     ),
     first_names=words(

@@ -116,10 +116,10 @@ TRAIN = PiratePools(
 
 TEST = PiratePools(
     things=phrases(
-        "cutlass|rudder|trumpet|toolbox|needle|pistol|crowbar|flute|wig|quill|hourglass|banjo"
+        "cutlass|rudder|tambourine|toolbox|needle|pistol|crowbar|bugle|wig|quill|hourglass|harpoon"
     ),
     places=phrases(
-        """in the pantry|under the bridge|behind the curtain|on the pier|near the lighthouse
+        """in the pantry|under the bridge|behind the curtain|on the pier|near the windmill
         |inside the cave|at the tavern|beside the fountain|in the wardrobe|under the bench"""
     ),
     events=phrases("banquet|regatta|duel|picnic|funeral|lecture|opera|tournament"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from demo.__main__ import main
-from demo.roles import CONFIGS, ROLES
+from demo.roles import BASE, CONFIGS, LIVE, QUANTIZATION, ROLES
 from demo.summary import shortfalls, summarize
 from demo.tasks import TASKS, rows
 from evalsuite.registry import built_in_tasks
@@ -29,6 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_role_has_its_configuration() -> None:
     assert {path.stem for path in CONFIGS.iterdir()} == {role.adapter for role in ROLES}
     assert {role.task for role in ROLES} == set(TASKS)
+    assert len({role.adapter for role in ROLES}) == len(ROLES) >= 6
+    assert LIVE in {role.adapter for role in ROLES}
+
+
+def test_a_soft_prompt_stands_beside_a_lora_for_one_task() -> None:
+    methods = {
+        role.adapter: load_config(CONFIGS / f"{role.adapter}.yaml").method.type
+        for role in ROLES
+        if role.task == "review_label"
+    }
+    assert methods == {"review-label": "prompt_tuning", "review-label-lora": "lora"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.adapter)
@@ -37,8 +48,9 @@ def test_trained_and_scored_alike(role: Any) -> None:
     config = load_config(CONFIGS / f"{role.adapter}.yaml")
     task = built_in_tasks()[role.task].definition.spec
     assert config.name == role.adapter
-    assert config.quantization == "nf4"
-    assert config.base == Path("demo/base")
+    assert config.quantization == QUANTIZATION
+    assert config.base == BASE.relative_to(ROOT)
+    assert config.output.dtype == "float16"
     assert config.data.template == task.template
     assert [Path(str(entry)).name for entry in config.data.train] == [task.train]
     assert task.train == f"{role.task}.train.jsonl"
@@ -74,7 +86,7 @@ def report(ci_low: float | None) -> dict[str, Any]:
 
 
 def test_summary_is_the_agreed_one() -> None:
-    assert summarize(report(5.5), {"mine": "rewriting"}) == {
+    assert summarize({"rewriting": report(5.5)}, {"mine": "rewriting"}) == {
         "mine": {
             "method": "lora",
             "task": "rewriting",
@@ -92,7 +104,7 @@ def test_summary_is_the_agreed_one() -> None:
 def test_an_adapter_without_a_shown_gain_falls_short(
     ci_low: float | None, falls_short: int
 ) -> None:
-    lines = shortfalls(summarize(report(ci_low), {"mine": "rewriting"}))
+    lines = shortfalls(summarize({"rewriting": report(ci_low)}, {"mine": "rewriting"}))
     assert len(lines) == falls_short
     assert all(line.startswith("mine does not beat") for line in lines)
 
@@ -205,7 +217,8 @@ def test_verdict_and_last_line(
     played: Callable[[Any], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    result = {"adapters": summarize(report(ci_low), {"mine": "rewriting"}), "wall_s": 1.0}
+    reports = {"rewriting": report(ci_low)}
+    result = {"adapters": summarize(reports, {"mine": "rewriting"}), "wall_s": 1.0}
     played(result)
     assert main(["--base", folder_only]) == (0 if ci_low > 0 else 1)
     captured = capsys.readouterr()

@@ -2,13 +2,25 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sacrebleu
 
-from demo.tasks import SPLITS, TASKS, base_opinions, base_text, check_disjoint, instruct, rows
+from demo.tasks import (
+    SPLITS,
+    TASKS,
+    base_opinions,
+    base_text,
+    check_disjoint,
+    instruct,
+    order_json,
+    review_label,
+    rows,
+    ticket_route,
+)
 from demo.tasks.__main__ import main
 from demo.tasks.base_text import KINDS, digest, texts
 from demo.tasks.rows import Row
@@ -44,6 +56,28 @@ def test_validation_inputs_are_never_train_inputs_whatever_the_seeds(task: str) 
     assert not train & validation
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_order_is_what_its_schema_says_and_stands_in_the_note(split: str) -> None:
+    for row in rows("order_json", split, 200, seed=3):  # type: ignore[arg-type]
+        made = json.loads(row.completion)
+        assert list(made) == order_json.SCHEMA["required"]
+        assert re.fullmatch(order_json.WHEN, made["when"])
+        assert made["name"] in row.input
+        assert made["order"] in row.input
+        assert all(word in row.input for word in made["when"].split())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_pirates_answer_stands_in_the_passage(split: str) -> None:
+    """And the passage has other facts, so that the question matters."""
+    for row in rows("pirate_answer", split, 200, seed=3):  # type: ignore[arg-type]
+        passage, question = row.input.split("\n")
+        assert passage.count(".") > 1
+        assert question[-1] in "?."
+        assert all(value.lower() in row.input.lower() for value in row.slots.values())
+        assert all(value in row.completion for value in row.slots.values())
+
+
 @pytest.mark.parametrize("task", ["support_summary", "shorthand_rewrite"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_targets_are_mostly_slot_values(task: str, split: str) -> None:
@@ -58,12 +92,18 @@ def test_targets_are_mostly_slot_values(task: str, split: str) -> None:
     assert len(set(targets)) > 195
 
 
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [("review_label", review_label.LABELS), ("ticket_route", ticket_route.DESKS)],
+)
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_are_balanced(split: str) -> None:
-    made = list(rows("review_label", split, 600, seed=3))  # type: ignore[arg-type]
-    share = sum(row.label == "positive" for row in made) / len(made)
-    assert 0.42 < share < 0.58
+def test_labels_are_balanced(task: str, labels: tuple[str, ...], split: str) -> None:
+    made = list(rows(task, split, 600, seed=3))  # type: ignore[arg-type]
+    for label in labels:
+        share = sum(row.label == label for row in made) / len(made) * len(labels)
+        assert 0.8 < share < 1.2, label
     assert all(row.completion == f" {row.label}" for row in made)
+    assert {row.label for row in made} == set(labels)
 
 
 def test_too_many_rows_is_an_error_that_says_how_many_exist() -> None:

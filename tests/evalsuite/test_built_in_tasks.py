@@ -14,7 +14,14 @@ from evalsuite.task import Task
 from evalsuite.types import Answer, Mode, Row, RowKind
 
 NAMES = sorted(built_in_tasks())
-DEMO = {"review_label", "shorthand_rewrite", "support_summary"}
+DEMO = {
+    "order_json",
+    "pirate_answer",
+    "review_label",
+    "shorthand_rewrite",
+    "support_summary",
+    "ticket_route",
+}
 BASE = Row("base", RowKind.BASE)
 ADAPTER = Row("a", RowKind.ADAPTER, "a", "1")
 
