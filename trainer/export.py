@@ -88,13 +88,13 @@ def write_artifact(
         return Exported(directory, replace(manifest, content_hash=base_fingerprint(directory)))
     method.save(model, directory)
     if config.output.dtype != "float32":
-        _narrow(directory / TENSORS_FILE, getattr(torch, config.output.dtype))
+        narrow_tensors(directory / TENSORS_FILE, getattr(torch, config.output.dtype))
     canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
     peft_type = read_json_object(directory / CONFIG_FILE)["peft_type"]
     return Exported(directory, seal(directory, replace(manifest, method=peft_type.lower())))
 
 
-def _narrow(path: Path, dtype: torch.dtype) -> None:
+def narrow_tensors(path: Path, dtype: torch.dtype) -> None:
     """Rounds the wider tensors of a file to `dtype`. Raises ExportError if one overflows."""
     tensors = load_file(path)
     for name, tensor in tensors.items():

@@ -96,6 +96,10 @@ CONFIG_ERRORS: list[tuple[list[str], str]] = [
         "key 'output.store': full fine-tuning makes a base",
     ),
     (["method={type: full}", "quantization=none", "dtype=bfloat16"], "lose small updates"),
+    (
+        ["method={type: full}", "quantization=none", "output.dtype=float16"],
+        "key 'output.dtype': 'float16' is for adapters, but full fine-tuning",
+    ),
     (["method={type: adalora}"], "PEFT's 'adalora' is not offered: it drops ranks"),
     (["method={type: VERA}"], "PEFT's 'vera' is not offered: it stores a low-rank update"),
     (["optimiser.epochs"], "expected key=value"),

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.conftest import WriteConfig, make_rows
@@ -16,7 +17,9 @@ from tests.trainer.test_train import train
 from trainer.batches import epoch_batches
 from trainer.config import DataConfig, LoraConfig, OptimiserConfig, OutputConfig, TrainConfig
 from trainer.data import Example
+from trainer.errors import ExportError
 from trainer.examples import InMemory
+from trainer.export import narrow_tensors
 from trainer.job import Job
 from trainer.log import read_log
 from trainer.methods import METHODS
@@ -25,6 +28,7 @@ from trainer.objectives.supervised import Supervised, summed_loss_plain
 from trainer.resolve import Hardware, resolve
 from trainer.schedule import learning_rate_at, seeded
 from trainer.tokens import Encoded, collate, encode
+from understudy.artifact import TENSORS_FILE, verify
 
 NUM_STEPS = 5
 
@@ -145,6 +149,34 @@ def test_loop_and_output(
     assert summary["validation_loss"] == validations[2] > min(validations.values())
     assert summary["version"] is None
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tensors_are_written_in_16_bits(
+    dtype: torch.dtype, write_config: WriteConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is the nearest one of that type to what the same run writes in 32."""
+    name = str(dtype).removeprefix("torch.")
+    whole = train(write_config(), capsys)
+    summary = train(write_config(), capsys, "--overwrite", "--set", f"output.dtype={name}")
+    # Read after, as both runs write to one folder; the first is in the store.
+    version = Path(summary["artifact"]).parents[1] / "store" / "first" / whole["version"]
+    wide = load_file(version / TENSORS_FILE)
+    narrow = load_file(Path(summary["artifact"]) / TENSORS_FILE)
+    assert wide.keys() == narrow.keys()
+    assert all(torch.equal(narrow[key], tensor.to(dtype)) for key, tensor in wide.items())
+    assert verify(Path(summary["artifact"])).content_hash == summary["content_hash"]
+    assert summary["content_hash"] != whole["content_hash"]
+    assert run_json(summary)["max_logit_difference_reread"] > 0
+
+
+def test_what_16_bits_cannot_hold_is_refused(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / TENSORS_FILE
+    save_file({"fits": torch.full((2,), 6e4), "big": torch.tensor([1.0, 7e4])}, path)
+    with pytest.raises(ExportError, match=r"tensor 'big' has values beyond 65504, which float16 "):
+        narrow_tensors(path, torch.float16)
+    narrow_tensors(path, torch.bfloat16)
+    assert load_file(path)["big"].tolist() == [1.0, 70144.0]
 
 
 def test_rows_that_count(write_config: WriteConfig, capsys: pytest.CaptureFixture[str]) -> None:
