@@ -89,16 +89,19 @@ def _parts(data: Path) -> list[Part]:
 
 
 def _evaluate(address: str, directory: Path) -> dict[str, Any]:
-    """Asks the base and each task's own adapters; returns the reports by task."""
-    reports = {}
+    """Asks the base and each task's own adapters; returns and keeps their reports as one."""
+    whole: dict[str, Any] = {"tasks": {}}
     for task in TASKS:
         out = directory / "evaluation" / task
         names = ["base", *(role.adapter for role in ROLES if role.task == task)]
         command = python("evalsuite", "run", "--server", address, "--adapters", ",".join(names))
         command += ["--tasks", task, "--data-dir", str(directory / "data")]
         processes.run([*command, "--shots", "0,3", "--out", str(out)], f"the evaluation of {task}")
-        reports[task] = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    return reports
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        whole = {**report, "tasks": {**whole["tasks"], **report["tasks"]}}
+    path = directory / "evaluation" / "report.json"
+    path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    return whole
 
 
 def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -143,11 +146,11 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
         batch_size = asyncio.run(play(server.address, _parts(directory / "data"), console))
         console.print(f"up to {batch_size} requests shared a step")
         stage("5. Scores through the server")
-        reports = _evaluate(server.address, directory)
+        report = _evaluate(server.address, directory)
     return {
         "base_model": info.base_model,
         "quantization": info.quantization,
-        "adapters": summarize(reports, {role.adapter: role.task for role in ROLES}),
+        "adapters": summarize(report, {role.adapter: role.task for role in ROLES}),
         "ready_made": sorted(published),
         "mixed_batch_size": batch_size,
         "wall_s": round(time.monotonic() - started, 1),

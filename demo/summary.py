@@ -6,18 +6,16 @@ from typing import Any
 from rich.table import Table
 
 
-def summarize(
-    reports: Mapping[str, Mapping[str, Any]], task_of: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+def summarize(report: Mapping[str, Any], task_of: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """By adapter: its method, task, primary metric, the four scores and the lower end of the gain.
 
-    `reports` has the eval suite's report.json by task, `task_of` each adapter's task. The gain is
+    `report` is the eval suite's report.json, `task_of` has each adapter's own task. The gain is
     over the best of bare base, base with three shots and trivial answer, with its paired 95%
     bootstrap interval. A number that the report does not have is None.
     """
     summary = {}
     for adapter, task_name in task_of.items():
-        task = reports[task_name]["tasks"][task_name]
+        task = report["tasks"][task_name]
         metric, rows = task["primary_metric"], task["rows"]
         summary[adapter] = {
             "method": rows[adapter]["method"],

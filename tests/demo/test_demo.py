@@ -86,7 +86,7 @@ def report(ci_low: float | None) -> dict[str, Any]:
 
 
 def test_summary_is_the_agreed_one() -> None:
-    assert summarize({"rewriting": report(5.5)}, {"mine": "rewriting"}) == {
+    assert summarize(report(5.5), {"mine": "rewriting"}) == {
         "mine": {
             "method": "lora",
             "task": "rewriting",
@@ -104,7 +104,7 @@ def test_summary_is_the_agreed_one() -> None:
 def test_an_adapter_without_a_shown_gain_falls_short(
     ci_low: float | None, falls_short: int
 ) -> None:
-    lines = shortfalls(summarize({"rewriting": report(ci_low)}, {"mine": "rewriting"}))
+    lines = shortfalls(summarize(report(ci_low), {"mine": "rewriting"}))
     assert len(lines) == falls_short
     assert all(line.startswith("mine does not beat") for line in lines)
 
@@ -217,8 +217,7 @@ def test_verdict_and_last_line(
     played: Callable[[Any], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    reports = {"rewriting": report(ci_low)}
-    result = {"adapters": summarize(reports, {"mine": "rewriting"}), "wall_s": 1.0}
+    result = {"adapters": summarize(report(ci_low), {"mine": "rewriting"}), "wall_s": 1.0}
     played(result)
     assert main(["--base", folder_only]) == (0 if ci_low > 0 else 1)
     captured = capsys.readouterr()
