@@ -20,6 +20,9 @@ from understudy import (
     StructuredOutput,
 )
 
+# The client's own default is too short for a batch on a machine that is busy otherwise.
+TIMEOUT_S = 300.0
+
 
 @dataclass
 class Part:
@@ -49,7 +52,7 @@ async def _play(client: AsyncClient, part: Part) -> None:
         stopping=StoppingParams(max_tokens=part.max_tokens),
         structured_output=constraint,
     )
-    async with client.stream(request) as events:
+    async with client.stream(request, timeout=TIMEOUT_S) as events:
         async for event in events:
             if isinstance(event, StreamDelta):
                 part.text += event.text
@@ -59,7 +62,7 @@ async def _play(client: AsyncClient, part: Part) -> None:
 
 def _table(parts: Sequence[Part]) -> Table:
     table = Table(title="One batch, streamed side by side", show_lines=True, expand=True)
-    table.add_column("role", ratio=2)
+    table.add_column("role", ratio=2, min_width=17)
     table.add_column("asked", ratio=4, style="dim")
     table.add_column("answered", ratio=4)
     for part in parts:
