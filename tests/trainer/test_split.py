@@ -149,5 +149,36 @@ def test_groups_that_stand_in_two_files_are_refused(
     for key in ("validation", "test"):
         capsys.readouterr()
         assert main(["plan", str(config), *sets, "--set", f"data.{key}={both}"]) == 2
-        expected = f"first.jsonl:3: the who 'w2' is in data.{key} too ({both}:11), as that of "
-        assert expected in capsys.readouterr().err
+        said = capsys.readouterr().err
+        num = sum(row["who"] == "w2" for row in rows[:30])
+        expected = f"its group is in data.{key} too ({both}:11, who 'w2'), as that of {num}"
+        assert f"first.jsonl:3: {expected} training rows is;" in said
+
+
+def test_groups_that_stand_in_two_files_are_dropped_or_told_of(
+    write_config: WriteConfig,
+    write_rows: WriteRows,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    rows = [{**row, "who": f"w{i % 4}"} for i, row in enumerate(make_rows(24))]
+    held = write_rows("held.jsonl", [{**rows[0], "who": "w2", "input": "new one"}])
+    train_file = write_rows("first.jsonl", rows)
+    config = write_config(data={"train": str(train_file), "validation": str(held)})
+    sets = ["--set", "data.group_key=who", "--set", "optimiser.max_steps=1", "--overwrite"]
+    for policy, num_kept in (("warn", 24), ("drop", 18)):
+        arguments = [*sets, "--set", f"data.on_leak={policy}", "--json"]
+        assert main(["train", str(config), *arguments]) == 0
+        captured = capsys.readouterr()
+        done = " and were dropped" if policy == "drop" else ""
+        line = f"leakage: 6 training rows are of a group of validation rows{done}, such as "
+        line += f"{train_file}:3 ({held}:1, who 'w2')"
+        assert line in captured.err.splitlines()
+        run = json.loads((Path(json.loads(captured.out)["artifact"]) / "run.json").read_text())
+        assert (run["data"]["num_train"], run["data"]["num_leaks_dropped"]) == (
+            num_kept,
+            24 - num_kept,
+        )
+        report = json.loads((tmp_path / "run" / "leakage.json").read_text())
+        (found,) = report["overlaps"]
+        assert (found["kind"], found["num_rows"], found["refused"]) == ("group", 6, False)

@@ -143,8 +143,8 @@ class DataConfig:
     `fingerprints` wrote."""
     on_leak: Literal["refuse", "drop", "warn"] | None = None
     """What to do where a training row overlaps a held-out one: refuse to train, drop the training
-    row, or only report. Null: refuse where it is the same or a test item of the eval suite, report
-    else."""
+    row, or only report. Null: refuse where it is the same, of the same group, or a test item of the
+    eval suite, report else."""
     format: Format = "auto"
     """Rows with a completion (or a label: see `objective`), with `messages`, or with `chosen` and
     `rejected`. Auto: by the columns of the first row."""

@@ -37,7 +37,8 @@ class Leak:
     row: int
     """Index of the training row, in the order they were added."""
     kind: str
-    """`exact`, `near` (Jaccard index from NEAR on), `ngram` (from NGRAM_SHARE on), or `partial`."""
+    """`exact`, `near` (Jaccard index from NEAR on), `ngram` (from NGRAM_SHARE on), or `partial`; or
+    `group`, which a finder does not look for: both are of one group."""
     source: str
     where: str
     held: str

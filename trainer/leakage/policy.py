@@ -14,8 +14,9 @@ Policy = Literal["refuse", "drop", "warn"] | None
 
 # Overlaps of each kind that the report lists.
 MAX_LISTED = 50
-_KINDS = ("exact", "near", "ngram", "partial")
+_KINDS = ("group", "exact", "near", "ngram", "partial")
 _SAYS = {
+    "group": "are of a group of {held}",
     "exact": "ask the same as {held}",
     "near": "are near-duplicates of {held} (Jaccard index of 5 words in a row at least 0.8)",
     "ngram": "hold at least 70% of the 13-grams of {held}",
@@ -56,6 +57,7 @@ class Report:
             "policy": self.policy or "refuse what is the same or of the eval suite, report else",
             "compared_with": list(self.sources),
             "definitions": {
+                "group": "equal values in the column `data.group_key`",
                 "exact": "equal texts, white space at the ends apart; for the eval suite, equal "
                 "words",
                 "near": f"Jaccard index of {SHINGLE} words in a row at least {NEAR}, from the "
@@ -90,6 +92,12 @@ class Report:
         remedy = "set data.on_leak to drop, which leaves the training rows out, or to warn"
         if first.source in self.drawn:
             remedy += "; or give data.group_key"
+        if first.kind == "group":
+            raise DataError(
+                f"{first.where}: its group is in data.{first.source} too ({first.held}), as that "
+                f"of {num} training rows is; take them out of one, give a share instead of files, "
+                f"leave data.group_key out, or {remedy}"
+            )
         if first.source == SUITE:
             raise DataError(
                 f"{first.where}: is in the eval suite: {_of_suite(first)} ({num} such training "
@@ -141,7 +149,7 @@ def decide(
 def _is_refused(leak: Leak, policy: Policy) -> bool:
     if leak.kind == "partial" or policy in ("drop", "warn"):
         return False
-    return policy == "refuse" or leak.kind == "exact" or leak.source == SUITE
+    return policy == "refuse" or leak.kind in ("group", "exact") or leak.source == SUITE
 
 
 def _of_suite(leak: Leak) -> str:

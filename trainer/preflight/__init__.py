@@ -75,7 +75,9 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
         ]
         held_out_paths = _paths(config.data.held_out) if config.data.held_out else ()
         drawn = frozenset(part for part in parts if not any(of[part] for of in sources))
-        report = look_for_leaks(joined(texts), held_out_paths, config.data.on_leak, drawn)
+        report = look_for_leaks(
+            texts, held_out_paths, config.data.on_leak, drawn, config.data.group_key
+        )
         texts = without(texts, report.dropped)
         check_texts(joined(texts).train)
         objective = objective.bound(joined(texts).train)

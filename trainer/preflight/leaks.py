@@ -1,20 +1,23 @@
 """The search for held-out examples among the training examples of a run."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainer.data.disk import Picked
 from trainer.errors import DataError
-from trainer.leakage import Finder, Report, TextHasher, decide, of_examples, of_files
+from trainer.leakage import Finder, Leak, Report, TextHasher, decide, of_examples, of_files
 from trainer.leakage.policy import Policy
-from trainer.preflight.split import Split
-from trainer.preflight.texts import TaskTexts
+from trainer.preflight.texts import TaskTexts, joined
 
 
 def look_for_leaks(
-    split: Split, held_out: Sequence[Path], policy: Policy, drawn: frozenset[str]
+    texts: Sequence[TaskTexts],
+    held_out: Sequence[Path],
+    policy: Policy,
+    drawn: frozenset[str],
+    group_key: str | None,
 ) -> Report:
     """What the training examples share with the other parts and with the eval suite's items.
 
@@ -22,6 +25,7 @@ def look_for_leaks(
 
     Raises DataError for a file that is not one of fingerprints, and for what `policy` refuses.
     """
+    split = joined(texts)
     hasher = TextHasher()
     held = [
         of_examples(part, examples, hasher)
@@ -32,9 +36,30 @@ def look_for_leaks(
         held.append(of_files(held_out))
     finder = Finder(held, hasher)
     finder.add(split.train)
-    report = decide(finder.leaks(), policy, [one.source for one in held], drawn)
+    leaks = [] if group_key is None else list(_shared_groups(texts, group_key))
+    leaks += finder.leaks()
+    report = decide(leaks, policy, [one.source for one in held], drawn)
     report.check()
     return report
+
+
+def _shared_groups(texts: Sequence[TaskTexts], key: str) -> Iterator[Leak]:
+    """Training rows with a group that stands in a held-out file of their task, too: files are split
+    already, and no hash has kept their groups on one side."""
+    begin = 0
+    for of in texts:
+        parts = {"validation": of.split.validation, "test": of.split.test}
+        held = {
+            part: {example.group: example.where for example in examples}
+            for part, examples in parts.items()
+        }
+        for row, example in enumerate(of.split.train, begin):
+            for part, where in held.items():
+                if example.group in where:
+                    value = f"{key} {str(example.group)[:80]!r}"
+                    said = f"{where[example.group]}, {value}"
+                    yield Leak(row, "group", part, example.where, said, 1.0)
+        begin += len(of.split.train)
 
 
 def without(texts: Sequence[TaskTexts], dropped: frozenset[int]) -> list[TaskTexts]:

@@ -88,10 +88,6 @@ def read_texts(
             parts[part].append(example)
         if sources[part] and not len(parts[part]):
             raise DataError(f"{', '.join(source.name for source in sources[part])}: no rows")
-    if settings.group_key is not None and settings.on_leak in (None, "refuse"):
-        for part in held_out:
-            if sources[part]:
-                _check_groups(settings.group_key, parts["train"], part, parts[part])
     if task.max_examples is not None and task.max_examples < len(parts["train"]):
         parts["train"] = Picked(parts["train"], drawn(parts["train"], task.max_examples, seed))
     return TaskTexts(
@@ -122,24 +118,6 @@ def _check_shares(task: Task, sizes: dict[Part, int]) -> None:
                 f"data.{part} {share} of {total} rows leaves no {side} rows; give a larger or "
                 "smaller share, a file, or 0"
             )
-
-
-def _check_groups(
-    key: str, train: Sequence[Example], part: Part, held_out: Sequence[Example]
-) -> None:
-    """Raises DataError for a group that stands in the training files and in those of `part`, which
-    no split has kept on one side."""
-    held = {example.group: example.where for example in held_out}
-    first, num = None, 0
-    for example in train:
-        if example.group in held:
-            first, num = first or example, num + 1
-    if first is not None:
-        raise DataError(
-            f"{first.where}: the {key} {str(first.group)[:80]!r} is in data.{part} too "
-            f"({held[first.group]}), as that of {num} of {len(train)} training rows is; take "
-            "them out of one, give a share instead of files, or leave data.group_key out"
-        )
 
 
 def _refuse_preferences(
