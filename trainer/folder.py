@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def check_free(run: Run) -> None:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
     for config in run.configs:
-        for key, path in _kept(config):
-            _check_apart(run, key, path)
+        for directory in run.directories:
+            check_apart(config, directory, (*files.OWN, files.TOKENS))
     for directory in run.directories:
         if (directory / LOCKS_FILE).exists():
             with alone_in(directory):
@@ -93,10 +93,11 @@ def _paths_in(value: Any) -> Iterator[Path]:
             yield from _paths_in(inner)
 
 
-def _check_apart(run: Run, key: str, path: Path) -> None:
-    """Raises ConfigError if `path` is, or lies in, what a new run in these folders removes."""
-    for directory in run.directories:
-        for name in (*files.OWN, files.TOKENS):
+def check_apart(config: TrainConfig, directory: Path, names: Sequence[str]) -> None:
+    """Raises ConfigError if something that `config` names is, or lies in, what a new run replaces:
+    `names` in `directory`."""
+    for key, path in _kept(config):
+        for name in names:
             own = directory / name
             if path.resolve().is_relative_to(own.resolve()):
                 raise ConfigError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,22 @@ def test_two_processes_do_not_share_a_sweep(
         assert main(["sweep", str(config), "--trials", "1", "--overwrite"]) == 2
     assert "another process is training in this folder" in capsys.readouterr().err
     assert not (directory / "study.log").exists()
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_what_a_sweep_reads_is_not_replaced(
+    config: Path,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    overwrite: list[str],
+) -> None:
+    trials = tmp_path / "run" / "trials"
+    shutil.copytree(base, trials / "base")
+    shutil.copy(tmp_path / "train.jsonl", trials / "rows.jsonl")
+    for key, path in (("base", trials / "base"), ("data.train", trials / "rows.jsonl")):
+        assert main(["sweep", str(config), *overwrite, "--set", f"{key}={path}"]) == 2
+        expected = f"key '{key}': '{path}' would be replaced by what the run writes to '{trials}'"
+        assert expected in capsys.readouterr().err
+    assert (trials / "base" / "config.json").is_file()
+    assert (trials / "rows.jsonl").is_file()

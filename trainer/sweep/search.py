@@ -29,6 +29,7 @@ from trainer.sweep.space import KEY, Choice, Space, config_with, first_values, p
 from trainer.train import Bases
 
 JOURNAL, RESULT, BEST, PLOT, TRIALS = "study.log", "sweep.json", "best.yaml", "sweep.png", "trials"
+OWN = (JOURNAL, RESULT, BEST, PLOT, TRIALS)
 # How many trials run to their end before one is measured by their median.
 NUM_UNPRUNED = 4
 _IDENTITY, _ERROR, _SCORE_STEP = "identity", "error", "best_step"
@@ -111,9 +112,11 @@ def search(sweep: Sweep, options: SweepOptions, say: Callable[[str], None]) -> d
     """Runs trials until there are `num_trials`; returns what `sweep.json` then holds.
 
     Raises CheckpointError if the folder holds another sweep or another process is at it,
-    ConfigError for values that do not fit, TrainerError if no trial came to an end, and
+    ConfigError for values that do not fit and where an input lies among what is written,
+    TrainerError if no trial came to an end, and
     InterruptedRunError, after which the same call goes on.
     """
+    folder.check_apart(sweep.config, sweep.directory, OWN)
     sweep.directory.mkdir(parents=True, exist_ok=True)
     # Another search would take this one's running trials for interrupted.
     with folder.alone_in(sweep.directory):
