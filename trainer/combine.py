@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trainer.errors import ExportError, InputError
-from trainer.export import RUN_FILE, canonicalise_config, write_json
+from trainer.export import RUN_FILE, canonicalise_config
 from trainer.facts import package_versions
 from trainer.model import check_directory, load_outline
 from trainer.reference import find_version
+from trainer.writing import write_json
 from understudy.artifact import (
     CONFIG_FILE,
     TENSORS_FILE,

@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ from pydantic_core import ErrorDetails
 from trainer.config import LoraConfig, TrainConfig
 from trainer.config.not_offered import NOT_OFFERED
 from trainer.errors import ConfigError
+from trainer.writing import digest
 
 # Pydantic puts the alternatives it tried into an error's location; the file has no such keys.
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
@@ -167,7 +166,7 @@ def config_hash(config: TrainConfig) -> str:
     content = {key: value for key, value in whole.items() if key not in ("output", "allow_memory")}
     content["loop"] = {k: v for k, v in content["loop"].items() if k not in _ONLY_SHOWN}
     content["data"] = {k: v for k, v in content["data"].items() if k not in _ONLY_KEPT}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest(content)
 
 
 def _explain(problem: ErrorDetails, data: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Writes what was trained, an adapter or a base, and proves that it computes what was trained."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from trainer.new_base import write_base
 from trainer.objectives import Objective
 from trainer.preflight import Prepared
 from trainer.tokens import Encoded
+from trainer.writing import write_json
 from understudy.artifact import (
     CONFIG_FILE,
     TENSORS_FILE,
@@ -125,7 +125,7 @@ def canonicalise_config(path: Path, base_name: str) -> None:
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key] = sorted(set(config[key]))
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, config, sort_keys=True)
 
 
 def probes(prepared: Prepared) -> list[Encoded]:
@@ -169,8 +169,3 @@ def check_artifact(
 def _logits(model: peft.PeftModel, objective: Objective, batch: Any) -> Tensor:
     model.eval()
     return objective.logits(model, batch).float()
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -13,13 +13,14 @@ from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json
 from trainer.data.hub import without_folders
 from trainer.errors import OutputError
-from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact, write_json
+from trainer.export import CARD_FILE, RUN_FILE, check_artifact, probes, write_artifact
 from trainer.generated import Sample, spread
 from trainer.job import Job
 from trainer.log import plot_losses, read_log
 from trainer.methods import METHODS
 from trainer.page import write_page
 from trainer.preflight.storage import discard
+from trainer.writing import write_json
 from understudy import store
 from understudy.artifact import ArtifactError
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run_file import Run
+from trainer.writing import write_json
 from understudy.artifact import ArtifactError
 from understudy.locks import LOCKS_FILE, StoreLocks
 
@@ -139,7 +139,7 @@ def begin(run: Run, *, keep: bool) -> None:
         "directory": str(run.directory),
         "jobs": [config_to_json(config) for config in run.configs],
     }
-    write_atomically(run.directory / files.CONFIG, content)
+    write_json(run.directory / files.CONFIG, content)
 
 
 def remembered(directory: Path) -> tuple[Run, Path]:
@@ -183,13 +183,3 @@ def _moved(config: TrainConfig, start: Path, before: Path, now: Path) -> TrainCo
         return config
     output = dataclasses.replace(config.output, dir=now / folder.relative_to(before))
     return dataclasses.replace(config, output=output)
-
-
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON; a crash leaves what was there or all of this."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """The run's log on disk: `metrics.jsonl`, and a plot of the losses."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trainer import writing
 from trainer.errors import CheckpointError, OutputError
 
 # The training loss is averaged over this part of the run.
@@ -38,8 +40,9 @@ class MetricsLog:
         """Called with event, step and values of each line."""
 
     def write(self, event: str, *, step: int, **values: float) -> None:
-        """Appends `{"event": event, "step": step, ...}`. Raises OutputError."""
-        line = json.dumps({"event": event, "step": step, **values}).encode() + b"\n"
+        """Appends `{"event": event, "step": step, ...}`; what is not finite is null. Raises
+        OutputError."""
+        line = writing.json_line({"event": event, "step": step, **values}).encode() + b"\n"
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -72,8 +75,12 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, in order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The records of a log, in order; null, which was no finite number, is NaN."""
+    records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return [
+        {key: math.nan if value is None else value for key, value in record.items()}
+        for record in records
+    ]
 
 
 def plot_losses(records: Sequence[dict[str, Any]], title: str, path: Path) -> None:

@@ -19,10 +19,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from trainer import model, probes
 from trainer.errors import ExportError, InputError
-from trainer.export import RUN_FILE, write_json
+from trainer.export import RUN_FILE
 from trainer.facts import package_versions
 from trainer.methods.method import read_adapter
 from trainer.new_base import write_base
+from trainer.writing import write_json
 from understudy.artifact import (
     CONFIG_FILE,
     TOKENIZER_FILE,

@@ -18,6 +18,7 @@ import numpy as np
 
 from trainer.examples import Indices, TaskRange
 from trainer.tokens import Encoded
+from trainer.writing import json_line
 
 FORMAT = 2
 HEADER = "spool.json"
@@ -88,7 +89,7 @@ class SpoolWriter:
             "masked": self._learnt is not None,
             "facts": dict(facts),
         }
-        (self._folder / HEADER).write_text(json.dumps(header), encoding="utf-8")
+        (self._folder / HEADER).write_text(json_line(header), encoding="utf-8")
         try:
             os.replace(self._folder, self._path)
         except OSError:

@@ -21,6 +21,7 @@ from trainer.preflight.records import write_records
 from trainer.resolve import detect_hardware, resolve
 from trainer.run_file import Run
 from trainer.shared import SharedBase
+from trainer.writing import write_json
 from understudy.artifact import ArtifactError, base_fingerprint
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def _train_resolved(
             group=group,
         )
         summary = _summary(members, bases)
-        folder.write_atomically(run.directory / files.SUMMARY, summary)
+        write_json(run.directory / files.SUMMARY, summary)
     return summary
 
 

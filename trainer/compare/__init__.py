@@ -1,6 +1,5 @@
 """Compares methods: trains each on the same data and budget, scores all, and writes one table."""
 
-import json
 from collections.abc import Callable
 
 from trainer import folder
@@ -10,6 +9,7 @@ from trainer.compare.scoring import check_tasks, score
 from trainer.compare.settings import Comparison, load_comparison
 from trainer.compare.table import Result, build_result, columns, lines, to_markdown
 from trainer.compare.training import train_methods
+from trainer.writing import write_json
 
 __all__ = ["Comparison", "Result", "columns", "compare", "lines", "load_comparison"]
 
@@ -30,8 +30,7 @@ def compare(comparison: Comparison, say: Callable[[str], None], *, quiet: bool) 
         trained = train_methods(comparison, say, quiet=quiet)
         say("scoring the base and what was trained, through a server")
         result = build_result(comparison, trained, score(comparison, trained, task))
-    text = json.dumps(result.to_dict(), indent=2) + "\n"
-    (directory / JSON).write_text(text, encoding="utf-8")
+    write_json(directory / JSON, result.to_dict())
     (directory / MARKDOWN).write_text(to_markdown(result), encoding="utf-8")
     plot(result, directory / PNG, directory / SVG)
     write_page(result, directory / SVG, directory / HTML)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from trainer.config import DatasetConfig
 from trainer.data.content import first_line
 from trainer.data.row import Row
 from trainer.errors import DataError
+from trainer.writing import canonical
 
 # What `save_to_disk` leaves in its folder; other folders hold data files for `load_dataset`.
 _SAVED = ("state.json", "dataset_dict.json")
@@ -60,8 +60,7 @@ class HubSource:
         """Of the rows as JSON: the same for the same rows, wherever they lie."""
         digest = hashlib.sha256()
         for row in self.rows():
-            line = json.dumps(row.fields, sort_keys=True, default=str)
-            digest.update(line.encode() + b"\n")
+            digest.update(canonical(row.fields).encode() + b"\n")
         return digest.hexdigest()
 
     def _load(self, config: DatasetConfig) -> Any:

@@ -1,7 +1,6 @@
 """What pre-flight hands to the run."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainer.examples import Examples
 from trainer.leakage import Report
 from trainer.objectives import Objective
 from trainer.templates import Wordings
+from trainer.writing import digest
 from understudy.prompt import PromptTemplate
 
 BARE = "{{ prompt }}"
@@ -90,8 +90,7 @@ class Prepared:
             for task in self.tasks
             for wording in task.wordings.all + task.wordings.inverted
         ]
-        text = json.dumps([self.outline.config.to_dict(), wordings], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest([self.outline.config.to_dict(), wordings])
 
     @property
     def notes(self) -> list[str]:

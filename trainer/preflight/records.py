@@ -1,6 +1,5 @@
 """What pre-flight leaves in the output folder: the leakage report, and the test part."""
 
-import json
 from typing import Any
 
 import yaml
@@ -9,6 +8,7 @@ from trainer import files
 from trainer.config import TrainConfig
 from trainer.preflight.prepared import Prepared
 from trainer.preflight.tasks import tasks_of
+from trainer.writing import json_line, write_json
 
 
 def write_records(config: TrainConfig, prepared: Prepared) -> None:
@@ -20,13 +20,12 @@ def write_records(config: TrainConfig, prepared: Prepared) -> None:
     folder = config.output.dir
     for name in files.PREFLIGHT:
         (folder / name).unlink(missing_ok=True)
-    text = json.dumps(prepared.leakage.to_json(), indent=2) + "\n"
-    (folder / files.LEAKAGE).write_text(text, encoding="utf-8")
+    write_json(folder / files.LEAKAGE, prepared.leakage.to_json())
     if not prepared.test_rows:
         return
     with (folder / files.TEST).open("w", encoding="utf-8") as file:
         for row in prepared.test_rows:
-            file.write(json.dumps(dict(row.fields), ensure_ascii=False, default=str) + "\n")
+            file.write(json_line(dict(row.fields), ensure_ascii=False, default=str) + "\n")
     columns = {prepared.objective.target_columns(t.config.data)[0] for t in tasks_of(config)}
     # A conversation, or a prompt made of several columns, is no text in one of them; and a
     # classifier writes none.

@@ -1,9 +1,7 @@
 """Where pre-flight keeps examples: in memory, or on disk for what is larger than that."""
 
 import contextlib
-import hashlib
 import importlib.metadata
-import json
 import os
 import re
 import shutil
@@ -19,6 +17,7 @@ from trainer.errors import DataError
 from trainer.examples import Examples, InMemory
 from trainer.spool import FORMAT, Spool, SpoolWriter
 from trainer.tokens import Encoded
+from trainer.writing import digest
 
 # As rows, texts and token ids of Python, files of this size together take many times as much.
 MAX_IN_MEMORY_BYTES = 64 << 20
@@ -119,8 +118,7 @@ def discard(config: TrainConfig) -> None:
 def hash_of(*parts: Any) -> str:
     """A spool's key: sha256, in hex, of JSON values and of the code that turns them into tokens."""
     versions = [importlib.metadata.version(name) for name in ("understudy-suite", "tokenizers")]
-    text = json.dumps([FORMAT, versions, *parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest([FORMAT, versions, *parts])
 
 
 def _sweep(folder: Path) -> None:

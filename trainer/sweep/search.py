@@ -1,7 +1,6 @@
 """The search: trials over one base in memory, kept in a journal that a rerun goes on from."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
@@ -27,6 +26,7 @@ from trainer.reuse import finished, train_or_continue
 from trainer.sweep.plot import plot
 from trainer.sweep.space import KEY, Choice, Space, config_with, first_values, parse_space, suggest
 from trainer.train import Bases
+from trainer.writing import digest, write_json
 
 JOURNAL, RESULT, BEST, PLOT, TRIALS = "study.log", "sweep.json", "best.yaml", "sweep.png", "trials"
 OWN = (JOURNAL, RESULT, BEST, PLOT, TRIALS)
@@ -71,8 +71,7 @@ class Sweep:
     def identity(self) -> str:
         """Hash of all that makes trials comparable: the configuration but where it goes."""
         content = {key: value for key, value in self.data.items() if key != "output"}
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(content)
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _run(
 
 def _folder(values: Mapping[str, Choice]) -> str:
     """A trial's folder: equal values share one, so that nothing is trained twice."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(values)[:12]
 
 
 def _by_loss(sweep: Sweep) -> bool:
@@ -264,8 +263,7 @@ def _result(sweep: Sweep, study: Study) -> dict[str, Any]:
         "best": None if best is None else dataclasses.asdict(best),
         "trials": [dataclasses.asdict(row) for row in rows],
     }
-    text = json.dumps(result, indent=2) + "\n"
-    (directory / RESULT).write_text(text, encoding="utf-8")
+    write_json(directory / RESULT, result)
     if best is not None:
         plot(rows, best, sweep.space, metric, directory / PLOT)
         _write_best(sweep, best)

@@ -1,10 +1,10 @@
 """`combine`: make one LoRA adapter of several in a store."""
 
 import argparse
-import json
 from pathlib import Path
 
 from trainer.verbs.verb import Verb, add_json
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
         options.base,
         options.store,
     )
-    print(json.dumps(summary) if options.json else summary_text(summary, options.store))
+    print(json_line(summary) if options.json else summary_text(summary, options.store))
     return 0
 
 

@@ -1,12 +1,12 @@
 """`compare`: train several methods on the same data and budget, and score them all."""
 
 import argparse
-import json
 import sys
 
 from trainer.errors import InterruptedRunError
 from trainer.verbs.train import add_config, add_output
 from trainer.verbs.verb import Verb
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return error.exit_code
     if options.json:
-        print(json.dumps(result.to_dict()))
+        print(json_line(result.to_dict()))
         return 0
 
     from rich.console import Console

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import InputError
 from trainer.verbs.verb import ADAPTER_HELP, Verb, add_json, add_store
+from trainer.writing import json_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
 
     found = inspect(find_adapter(options.adapter, options.store), options.base, options.top)
     if options.json:
-        print(json.dumps(found.to_dict()))
+        print(json_line(found.to_dict()))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     console.print("\n".join(_facts(found)), markup=False)

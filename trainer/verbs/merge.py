@@ -1,11 +1,11 @@
 """`merge`: write a base with an adapter merged into its weights."""
 
 import argparse
-import json
 from pathlib import Path
 
 from trainer.errors import InputError
 from trainer.verbs.verb import ADAPTER_HELP, Verb, add_json, add_store
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         MergeOptions(options.dtype, options.weights, options.tolerance, options.min_agreement),
     )
     if options.json:
-        print(json.dumps(report))
+        print(json_line(report))
         return 0
     print(
         f"{report['out']}: {report['base']} with {report['adapter'][:80]} in its weights, "

@@ -1,10 +1,10 @@
 """`plan`: what `train` would do, or why it would refuse; loads no weights."""
 
 import argparse
-import json
 
 from trainer.verbs.train import add_config
 from trainer.verbs.verb import Verb, add_json
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> int:
         for config, inputs in zip(run.configs, checked.prepared, strict=True)
     ]
     if options.json:
-        print(json.dumps({"jobs": plans} if len(plans) > 1 else plans[0]))
+        print(json_line({"jobs": plans} if len(plans) > 1 else plans[0]))
         return 0
     device = run.configs[0].device or "cpu"
     alone = len(plans) == 1

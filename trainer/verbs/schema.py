@@ -1,9 +1,9 @@
 """`schema`: the JSON schema of a configuration file."""
 
 import argparse
-import json
 
 from trainer.verbs.verb import Verb
+from trainer.writing import pretty
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace) -> int:
         from trainer.search_schemas import compare_schema, sweep_schema
 
         schema = sweep_schema() if options.kind == "sweep" else compare_schema()
-    print(json.dumps(schema, indent=2))
+    print(pretty(schema), end="")
     return 0
 
 

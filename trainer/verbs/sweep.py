@@ -1,12 +1,12 @@
 """`sweep`: search a configuration's space."""
 
 import argparse
-import json
 import sys
 
 from trainer.errors import ConfigError, InputError, InterruptedRunError
 from trainer.verbs.train import add_config, add_output
 from trainer.verbs.verb import Verb
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return error.exit_code
     if options.json:
-        print(json.dumps(result))
+        print(json_line(result))
         return 0
 
     from rich.console import Console

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.verbs.verb import Verb, add_json
+from trainer.writing import json_line
 
 if TYPE_CHECKING:
     from trainer.run_file import Run
@@ -70,7 +71,7 @@ def train_and_report(run: "Run", options: "TrainOptions", *, as_json: bool) -> i
         print(f"{run.directory}: had ended already; nothing was trained", file=sys.stderr)
     several = len(run.configs) > 1
     if as_json:
-        print(json.dumps(summary if several else summary["jobs"][0]))
+        print(json_line(summary if several else summary["jobs"][0]))
     else:
         print_summary(run, summary)
     return 1 if any("error" in job for job in summary["jobs"]) else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.errors import InputError
 from trainer.verbs.verb import Verb, add_json, add_store
+from trainer.writing import json_line
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
     except (ArtifactError, OSError) as error:
         raise InputError(f"{folder}: {error}") from error
     if options.json:
-        print(json.dumps(json.loads(manifest.to_json())))
+        print(json_line(json.loads(manifest.to_json())))
     else:
         print(f"{manifest.name}: {manifest.method}, content hash {manifest.content_hash}: intact")
     return 0
@@ -64,7 +65,7 @@ def _verify_store(store: Path, *, as_json: bool) -> int:
             else:
                 intact.append(reference)
     if as_json:
-        print(json.dumps({"intact": intact, "damaged": damaged}))
+        print(json_line({"intact": intact, "damaged": damaged}))
     else:
         print(f"{store}: {len(intact)} of {len(intact) + len(damaged)} versions intact")
     for reference, fault in damaged.items():
