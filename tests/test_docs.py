@@ -36,15 +36,9 @@ PROGRAMS = {"server", "trainer", "evalsuite", "demo", "understudy"}
 
 DIRECTORIES = "BASE_DIR=/path/to/model STORE_DIR=/path/to/store"
 NO_DOCKER = "needs a Docker engine; tests/test_deploy.py checks the files"
-NO_DATA = "reads a data set that is not in the repository"
 BY_HAND = {
     "accelerate launch --num_processes 2 -m trainer train first.yaml": "needs two devices; "
     "tests/trainer/test_distributed.py starts two processes so on the CPU",
-    "mkdir dialogsum-run": "belongs to the two that follow",
-    'sed \'s/"dialogue": /"input": /\' dialogsum/dialogsum.train.jsonl > '
-    "dialogsum-run/train.jsonl": NO_DATA,
-    'sed \'s/"dialogue": /"input": /\' dialogsum/dialogsum.dev.jsonl > '
-    "dialogsum-run/dev.jsonl": NO_DATA,
     ".venv/bin/pre-commit install": "writes into .git; the hooks run the tools of `make check`",
     f"{DIRECTORIES} docker compose --file deploy/compose.yaml up --build": NO_DOCKER,
     f"{DIRECTORIES} docker compose --file deploy/compose.yaml --file deploy/compose.cuda.yaml "
