@@ -21,16 +21,6 @@ def available_bytes(device: str) -> int | None:
     return _least(_meminfo(Path("/proc/meminfo")), _cgroup(_CGROUPS))
 
 
-def resident_bytes() -> int | None:
-    """Memory that this process holds now; None where there is no /proc."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = [line.split() for line in text.splitlines() if line.startswith("VmRSS:")]
-    return int(found[0][1]) * 1024 if found else None
-
-
 def _meminfo(path: Path) -> int | None:
     try:
         lines = path.read_text(encoding="ascii").splitlines()
