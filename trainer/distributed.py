@@ -79,7 +79,7 @@ class Group:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one process refuses inside, all refuse. Raises TrainerError."""
+        """What one process refuses or fails at inside, all do. Raises TrainerError."""
         yield
 
 
@@ -148,16 +148,26 @@ class Several(Group):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raises the first process's error everywhere."""
-        error: TrainerError | None = None
+        """Raises the first process's error everywhere; its own where that is no TrainerError."""
+        error: Exception | None = None
         try:
             yield
-        except TrainerError as raised:
+        except Exception as raised:
+            # Whatever it is, the others must not wait for this process.
             error = raised
-        refusals = self.gather([] if error is None else [(type(error), str(error))])
+        refusals = self.gather([] if error is None else [self._told(error)])
+        if error is not None and not isinstance(error, TrainerError):
+            raise error
         if refusals:
             kind, text = refusals[0]
             raise kind(text) from error
+
+    def _told(self, error: Exception) -> tuple[type[TrainerError], str]:
+        """What the others raise."""
+        if isinstance(error, TrainerError):
+            return type(error), str(error)
+        text = " ".join(str(error).split())[:200]
+        return TrainerError, f"process {self.rank} failed: {type(error).__name__}: {text}"
 
 
 @contextmanager

@@ -168,8 +168,10 @@ def run(
             member.show(view)
 
         def save() -> None:
-            if group.rank == 0:
-                checkpoint.save(directory / files.CHECKPOINT, {m.name: m.saved() for m in members})
+            with group.together():
+                if group.rank == 0:
+                    states = {m.name: m.saved() for m in members}
+                    checkpoint.save(directory / files.CHECKPOINT, states)
 
         try:
             while active := [member for member in members if not member.ended]:

@@ -25,6 +25,7 @@ from trainer.distributed import Group, folders_of
 from trainer.log import read_log
 from trainer.objectives.supervised import summed_loss
 from trainer.tokens import Batch
+from understudy.artifact import base_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2
@@ -207,6 +208,26 @@ def test_a_loss_that_is_no_number_in_one_process_ends_both(
     assert "step 3: the loss is nan; rows " in error
     assert error.count("train.jsonl:") == 2
     assert pair.said()[1] == ""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_any_failure_in_one_process_ends_both(
+    failing: int, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that nobody foresaw: the other would wait for it."""
+
+    def fails(base: Path) -> str:
+        if os.environ["RANK"] == str(failing):
+            raise PermissionError(13, "Permission denied", "config.json")
+        return base_fingerprint(base)
+
+    monkeypatch.setattr("trainer.train.base_fingerprint", fails)
+    pair = Pair(tmp_path, "train", str(write_config()))
+    assert pair.wait() == [1, 1], pair.said()
+    expected = "error: config.json: Permission denied\n"
+    if failing == 1:
+        assert "process 1 failed: PermissionError: [Errno 13] Permission" in pair.said()[0]
+    assert pair.said()[failing] == expected
 
 
 def test_only_one_process_writes(write_config: WriteConfig) -> None:
