@@ -14,7 +14,7 @@ from trainer.config.data import PATH_KEYS
 from trainer.config_file import config_to_json, parse_config
 from trainer.errors import CheckpointError, ConfigError
 from trainer.run_file import Run
-from trainer.writing import write_json
+from trainer.writing import check_writable, write_json
 from understudy.artifact import ArtifactError
 from understudy.locks import LOCKS_FILE, StoreLocks
 
@@ -27,13 +27,19 @@ def locked(run: Run) -> Iterator[None]:
     """Makes the folders of `run` and keeps other processes out of them.
 
     The locks end with the process. Where the file system has none, nobody is kept out.
-    Raises ConfigError if a folder is a file, CheckpointError if another process has one.
+    Raises ConfigError if a folder cannot be made, CheckpointError if another process has one.
     """
     with contextlib.ExitStack() as stack:
         for directory in run.directories:
-            directory.mkdir(parents=True, exist_ok=True)
+            make(directory)
             stack.enter_context(alone_in(directory))
         yield
+
+
+def make(directory: Path) -> None:
+    """Makes a folder that output goes to, with those above it. Raises ConfigError."""
+    check_writable("key 'output.dir'", directory)
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -54,13 +60,14 @@ def alone_in(directory: Path) -> Iterator[None]:
 
 
 def check_free(run: Run) -> None:
-    """Raises ConfigError if a folder is a file, or holds what is read where the run would replace
-    it, CheckpointError if another process has one."""
+    """Raises ConfigError if a folder is a file, cannot be written, or holds what is read where the
+    run would replace it, CheckpointError if another process has one."""
     stores = [config.output.store for config in run.configs if config.output.store is not None]
     for key, folders in (("dir", run.directories), ("store", tuple(stores))):
         for folder in folders:
             if folder.exists() and not folder.is_dir():
                 raise ConfigError(f"key 'output.{key}': {str(folder)!r} is a file")
+            check_writable(f"key 'output.{key}'", folder)
     for config in run.configs:
         for directory in run.directories:
             check_apart(config, directory, (*files.OWN, files.TOKENS))

@@ -21,9 +21,10 @@ from trainer import model, probes
 from trainer.errors import ExportError, InputError
 from trainer.export import RUN_FILE
 from trainer.facts import package_versions
+from trainer.inputs import check_base
 from trainer.methods.method import read_adapter
 from trainer.new_base import write_base
-from trainer.writing import write_json
+from trainer.writing import check_writable, write_json
 from understudy.artifact import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -64,8 +65,7 @@ def merge(adapter: Path, base: Path, out: Path, options: MergeOptions) -> dict[s
     Returns the report, which is also written. Raises InputError for what cannot be merged, and
     ExportError, leaving nothing in `out`, if the result differs by more than is tolerated.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {str(out)!r} exists; name a new folder")
+    _check_out(adapter, base, out)
     manifest, task, fingerprint = _checked(adapter, base)
     dtype = options.dtype or _own_dtype(base)
     tolerance = options.tolerance
@@ -118,9 +118,21 @@ def merge(adapter: Path, base: Path, out: Path, options: MergeOptions) -> dict[s
     return {"out": str(out), **report}
 
 
+def _check_out(adapter: Path, base: Path, out: Path) -> None:
+    """Raises InputError if `out` cannot be written, or is there or within what is read."""
+    for name, folder in (("--base", base), ("--adapter", adapter)):
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--out {str(out)!r} lies in {name} {str(folder)!r}; name a new folder"
+            )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {str(out)!r} exists; name a new folder")
+    check_writable("--out", out)
+
+
 def _checked(adapter: Path, base: Path) -> tuple[Manifest, str, str]:
     """The adapter's manifest, its task and the base's fingerprint. Raises InputError."""
-    model.check_directory(base)
+    check_base(base)
     try:
         manifest = verify(adapter)
         config = read_json_object(adapter / CONFIG_FILE)

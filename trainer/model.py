@@ -48,22 +48,6 @@ WORDS = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def check_directory(directory: Path) -> None:
-    """Raises BaseModelError if `directory` is not a checkpoint that can be fingerprinted."""
-    if not directory.exists():
-        raise BaseModelError(
-            f"base {str(directory)!r}: no such directory; give the folder of a downloaded model"
-        )
-    if not (directory / "config.json").is_file():
-        raise BaseModelError(
-            f"base {str(directory)!r} is not a model directory: it holds no config.json"
-        )
-    if not any(directory.glob("*.safetensors")):
-        raise BaseModelError(
-            f"base {str(directory)!r} holds no *.safetensors weights; convert it with transformers"
-        )
-
-
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The base's tokenizer. Raises BaseModelError if there is none, or it ends no sequence."""
     try:

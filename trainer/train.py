@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -15,8 +15,9 @@ from trainer.build import load_base
 from trainer.config import TrainConfig
 from trainer.config_file import config_hash
 from trainer.distributed import Group
-from trainer.errors import BaseModelError, CheckpointError, InputError
+from trainer.errors import BaseModelError
 from trainer.estimate import MemoryEstimate, check_memory
+from trainer.inputs import check_inputs, of_job
 from trainer.preflight.records import write_records
 from trainer.resolve import detect_hardware, resolve
 from trainer.run_file import Run
@@ -24,7 +25,6 @@ from trainer.shared import SharedBase
 from trainer.writing import write_json
 from understudy.artifact import ArtifactError, base_fingerprint
 
-T = TypeVar("T")
 Bases = dict[tuple[str, str], SharedBase]
 """Bases in memory, by task and quantization."""
 Watch = Callable[[int, float], None]
@@ -131,7 +131,7 @@ def resolved(run: Run) -> Run:
     Sets torch's number of threads.
     """
     hardware = detect_hardware()
-    configs = [_named(run, config, partial(resolve, config, hardware)) for config in run.configs]
+    configs = [of_job(run, config, partial(resolve, config, hardware)) for config in run.configs]
     if configs[0].num_threads is not None:
         torch.set_num_threads(configs[0].num_threads)
     return replace(run, configs=tuple(configs))
@@ -148,17 +148,14 @@ class Checked:
 
 
 def check(run: Run, directory: Path, options: TrainOptions, *, quiet: bool) -> Checked:
-    """Everything that can refuse a resolved run; writes nothing. Raises InputError.
+    """Everything that can refuse a resolved run. Raises InputError.
 
-    What is resumed lies in `directory`.
+    What is resumed lies in `directory`. Writes nothing but, of data that streams, the token ids,
+    which the run then takes from there.
     """
-    folder.check_free(run)
-    if not (options.resume or options.overwrite):
-        folder.check_unused(run)
-    if options.resume:
-        _check_resumable(directory)
+    check_inputs(run, directory, resume=options.resume, overwrite=options.overwrite)
     prepared = [
-        _named(run, config, partial(preflight.prepare, config, quiet=quiet))
+        of_job(run, config, partial(preflight.prepare, config, quiet=quiet))
         for config in run.configs
     ]
     return Checked(prepared, check_memory(run.configs, prepared))
@@ -172,16 +169,6 @@ def _base(config: TrainConfig, task: str, kept: Bases | None) -> SharedBase:
             return loaded
         kept[key] = loaded
     return kept[key]
-
-
-def _named(run: Run, config: TrainConfig, check: Callable[[], T]) -> T:
-    """What `check` gives; of several jobs a refusal names the one it is about."""
-    try:
-        return check()
-    except InputError as error:
-        if len(run.configs) == 1:
-            raise
-        raise type(error)(f"job {config.name!r}: {error}") from error
 
 
 def _summary(members: list[turns.Member], bases: dict[str, SharedBase]) -> dict[str, Any]:
@@ -209,14 +196,6 @@ def _failure(member: turns.Member) -> dict[str, Any]:
         "steps": member.step,
         "error": str(member.error),
     }
-
-
-def _check_resumable(directory: Path) -> None:
-    there = (files.CHECKPOINT, files.CONFIG)
-    if not any((directory / name).is_file() for name in there):
-        raise CheckpointError(
-            f"{directory / files.CHECKPOINT}: no checkpoint to resume from; start with --overwrite"
-        )
 
 
 def _saved(directory: Path, members: list[turns.Member]) -> dict[str, checkpoint.Saved]:

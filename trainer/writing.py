@@ -4,9 +4,12 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from trainer.errors import ConfigError
 
 
 def json_line(
@@ -46,6 +49,19 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(said: str, folder: Path) -> None:
+    """Raises ConfigError if no file can be made in `folder`, or no folder of that name; `said`
+    names it in the message. Leaves nothing behind."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        # A file without a name, where the system has those.
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{said}: {str(folder)!r} cannot be written: {error.strerror}; name another folder"
+        ) from error
 
 
 def _finite(value: Any) -> Any:

@@ -46,6 +46,21 @@ def test_output_is_a_file(
     assert f"key 'output.{key}': '{tmp_path / 'file'}' is a file" in line
 
 
+@pytest.mark.parametrize("key", ["dir", "store"])
+def test_output_that_cannot_be_written(
+    key: str, write_config: WriteConfig, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even root makes folders there. Nothing was read by then."""
+
+    def unread(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("trainer.preflight.read_texts", unread)
+    line = refused(write_config(), "--set", f"output.{key}=/proc/none/here")
+    assert f"key 'output.{key}': '/proc/none/here' cannot be written: " in line
+    assert line.endswith("; name another folder")
+
+
 @pytest.mark.parametrize("name", ["test.jsonl", "leakage.json", "run.html", "tensorboard"])
 def test_output_holds_what_no_run_wrote(
     name: str, write_config: WriteConfig, tmp_path: Path, refused: Refused

@@ -198,9 +198,13 @@ def test_wrong_input(
     cases: list[tuple[list[object], str]] = [
         ([adapter, tied, out], "was trained on base 'base' with fingerprint"),
         ([adapter, base, tmp_path / "full"], "exists; name a new folder"),
+        ([adapter, base, base], "lies in --base"),
+        ([adapter, base, base / "new"], "lies in --base"),
+        ([adapter, base, adapter / "a" / "b"], "lies in --adapter"),
+        ([adapter, base, "/proc/none/new"], "--out: '/proc/none/new' cannot be written: "),
         ([tmp_path, base, out], "no adapter's folder"),
         (["nobody", base, out], "no such directory"),
-        ([adapter, tmp_path, out], "is not a model directory"),
+        ([adapter, tmp_path / "full", out], "is not a model directory"),
         ([adapter, base, out, "--tolerance", "2"], "--tolerance 2 is not in [0, 1]"),
     ]
     for (found, over, to, *extra), message in cases:
@@ -211,3 +215,4 @@ def test_wrong_input(
         assert (code, err.count("\n")) == (2, 1)
         assert message in err
         assert not out.exists()
+        assert not (base / "new").exists()

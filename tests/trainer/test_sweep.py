@@ -210,3 +210,12 @@ def test_what_a_sweep_reads_is_not_replaced(
         assert expected in capsys.readouterr().err
     assert (trials / "base" / "config.json").is_file()
     assert (trials / "rows.jsonl").is_file()
+
+
+def test_a_sweep_where_nothing_can_be_written(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", str(config), "--set", "output.dir=/proc/none/here"]) == 2
+    said = capsys.readouterr().err
+    assert "error: key 'output.dir': '/proc/none/here' cannot be written: " in said
+    assert said.count("\n") == 1

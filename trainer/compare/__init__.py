@@ -25,7 +25,7 @@ def compare(comparison: Comparison, say: Callable[[str], None], *, quiet: bool) 
     """
     task = check_tasks(comparison)
     directory = comparison.directory
-    directory.mkdir(parents=True, exist_ok=True)
+    folder.make(directory)
     with folder.alone_in(directory):
         trained = train_methods(comparison, say, quiet=quiet)
         say("scoring the base and what was trained, through a server")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer import model
 from trainer.errors import InputError
+from trainer.inputs import check_base
 from trainer.inspection.layers import BaseTensors, Layer, layer_of, prefix_layers, split_name
 from trainer.inspection.words import (
     TOKENS,
@@ -64,7 +65,7 @@ def inspect(adapter: Path, base: Path, top: int = 5) -> Inspection:
 
     Raises InputError if it is damaged or for another base.
     """
-    model.check_directory(base)
+    check_base(base)
     try:
         manifest = verify(adapter) if (adapter / MANIFEST_FILE).exists() else None
         config = read_json_object(adapter / CONFIG_FILE)

@@ -13,6 +13,7 @@ from trainer import model
 from trainer.config import TrainConfig
 from trainer.data.disk import Chained
 from trainer.errors import ConfigError, InputError
+from trainer.inputs import check_base
 from trainer.methods import METHODS
 from trainer.methods.method import Method
 from trainer.objectives import OBJECTIVES
@@ -26,9 +27,9 @@ from trainer.preflight.prepared import Prepared, PreparedTask
 from trainer.preflight.reading import ReadingView
 from trainer.preflight.split import Part
 from trainer.preflight.storage import storage_for
-from trainer.preflight.tasks import Task, tasks_of
 from trainer.preflight.texts import joined, read_texts
 from trainer.preflight.wording import choose_wordings
+from trainer.tasks import Task, tasks_of
 from understudy.artifact import ArtifactError, check_name
 
 __all__ = ["Prepared", "choose_wordings", "prepare"]
@@ -48,7 +49,7 @@ def prepare(config: TrainConfig, *, quiet: bool = True) -> Prepared:
         check_name(config.name)
     except ArtifactError as error:
         raise ConfigError(f"key 'name': {error}") from error
-    model.check_directory(config.base)
+    check_base(config.base)
     base_config = model.read_config(config.base)
     objective = OBJECTIVES[config.objective.type](config.objective, base_config)
     outline = model.load_outline(config.base, objective.task)

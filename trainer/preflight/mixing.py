@@ -6,7 +6,7 @@ from trainer.config import MixtureConfig, TrainConfig
 from trainer.errors import DataError
 from trainer.mixture import Mixture, apportion, rates
 from trainer.preflight.encoding import TaskTokens
-from trainer.preflight.tasks import Task
+from trainer.tasks import Task
 
 
 def mix(

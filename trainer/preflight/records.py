@@ -7,7 +7,7 @@ import yaml
 from trainer import files
 from trainer.config import TrainConfig
 from trainer.preflight.prepared import Prepared
-from trainer.preflight.tasks import tasks_of
+from trainer.tasks import tasks_of
 from trainer.writing import json_line, write_json
 
 

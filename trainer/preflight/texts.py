@@ -15,8 +15,8 @@ from trainer.objectives import Objective
 from trainer.preflight.reading import ReadingView, chunks
 from trainer.preflight.split import Part, Split, drawn, part_of
 from trainer.preflight.storage import Storage
-from trainer.preflight.tasks import Task
 from trainer.preflight.wording import choose_wordings
+from trainer.tasks import Task
 from trainer.templates import Wordings
 
 Pairs = Iterator[tuple[Row, Example]]

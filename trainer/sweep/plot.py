@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from trainer.sweep.space import Range, Space
 
 if TYPE_CHECKING:
-    from trainer.sweep.search import TrialRow
+    from trainer.sweep.result import TrialRow
 
 _COLORS = {"complete": "tab:blue", "pruned": "tab:gray"}
 _COLUMNS = 3

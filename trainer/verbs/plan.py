@@ -2,7 +2,7 @@
 
 import argparse
 
-from trainer.verbs.train import add_config
+from trainer.verbs.train import add_config, check_first
 from trainer.verbs.verb import Verb, add_json
 from trainer.writing import json_line
 
@@ -24,6 +24,7 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.run_file import load_run
 
     given = load_run(options.config, options.overrides)
+    check_first(given, resume=False, overwrite=options.overwrite)
 
     from trainer import plan
     from trainer.train import TrainOptions, check, resolved

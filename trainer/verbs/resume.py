@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from trainer.verbs.train import add_output, train_and_report
+from trainer.verbs.train import add_output, check_first, train_and_report
 from trainer.verbs.verb import Verb
 
 
@@ -22,11 +22,12 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.folder import remembered
 
     run, working_directory = remembered(options.directory)
-
-    from trainer.train import TrainOptions
-
     # Relative paths start where they did.
     with contextlib.chdir(working_directory):
+        check_first(run, resume=True, overwrite=False)
+
+        from trainer.train import TrainOptions
+
         return train_and_report(
             run, TrainOptions(resume=True, quiet=options.quiet), as_json=options.json
         )

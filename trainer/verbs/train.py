@@ -42,10 +42,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Wrong configurations are answered before the libraries load.
     from trainer.run_file import load_run
 
     run = load_run(options.config, options.overrides)
+    check_first(run, resume=options.resume, overwrite=options.overwrite)
 
     from trainer.train import TrainOptions
 
@@ -54,6 +54,18 @@ def _run(options: argparse.Namespace) -> int:
         TrainOptions(resume=options.resume, overwrite=options.overwrite, quiet=options.quiet),
         as_json=options.json,
     )
+
+
+def check_first(run: "Run", *, resume: bool, overwrite: bool) -> None:
+    """Looks at folders and files before the libraries load, which takes seconds. Raises InputError.
+
+    Of several processes only the main one has the run's folders, and tells the others later.
+    """
+    from trainer.distributed import num_launched
+    from trainer.inputs import check_inputs
+
+    if num_launched() == 1:
+        check_inputs(run, run.directory, resume=resume, overwrite=overwrite)
 
 
 def train_and_report(run: "Run", options: "TrainOptions", *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from trainer import data
 from trainer.config import TaskConfig, TrainConfig
@@ -38,6 +39,13 @@ class Task:
         return tuple(
             data.open_source(entry) for entry in entries if not isinstance(entry, TaskConfig)
         )
+
+    def check_files(self, part: str) -> None:
+        """Raises DataError if a file of a part is not there, or its format is not known."""
+        entries = getattr(self.config.data, part)
+        for entry in () if isinstance(entries, float | int) else entries:
+            if isinstance(entry, Path):
+                data.open_source(entry)
 
 
 def tasks_of(config: TrainConfig) -> tuple[Task, ...]:
