@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from server import app as server_app
 from server.adapters import tiers
 from server.app import App
+from server.app import app as server_app
 from server.config import AdaptersConfig, EngineConfig, ListenConfig
 from server.errors import StartupError
 from server.rpc.leases import AdapterChoice, AnyLease, LeaseDesk

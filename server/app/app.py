@@ -5,23 +5,9 @@ preload adapters, take calls. Stop: refuse new calls, let running ones finish, c
 """
 
 import asyncio
-import contextlib
-import gc
-import json
 import logging
-import os
-import signal
-import socket
-import sys
-import tempfile
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
-
-import torch
 
 from server.adapters.artifact import ArtifactLimits
 from server.adapters.catalog import Catalog
@@ -31,7 +17,8 @@ from server.adapters.sums import AdapterSums
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.adapters.totals import StoreTotals
 from server.adapters.watcher import StoreWatcher
-from server.config import Hardware, ListenConfig, ServerConfig, resolve
+from server.app.machine import bind, detect_hardware, in_daemon_thread
+from server.config import ServerConfig, resolve
 from server.constraints.compiler import GrammarCompiler
 from server.engine.engine import Engine
 from server.engine.loader import Loader
@@ -39,8 +26,7 @@ from server.errors import ServerError, StartupError
 from server.metrics import Metrics, MetricsServer
 from server.models.checks import check_directory
 from server.models.loader import LoadedBase, load_base
-from server.models.memory import host_bytes
-from server.models.processor import compute_with, num_cores, num_threads_asked
+from server.models.processor import compute_with
 from server.rpc.adapters import AdapterServer
 from server.rpc.admission import Admission
 from server.rpc.constraints import ConstraintDesk
@@ -57,8 +43,6 @@ _LOG = logging.getLogger(__name__)
 _ADAPTER_READERS = 4
 # Adapters that are fetched from elsewhere at a time.
 _DOWNLOADS = 2
-
-T = TypeVar("T")
 
 
 class App:
@@ -109,7 +93,7 @@ class App:
     async def start(self) -> None:
         """Returns when calls are taken. Raises StartupError with one line."""
         check_directory(self.config.base.directory)
-        self.metrics_server = _bind(self.config.listen, self.metrics)
+        self.metrics_server = bind(self.config.listen, self.metrics)
         await self.rpc.listen()
         base, num_threads = self.config.base, self.config.engine.num_threads
         assert num_threads is not None, "resolved"
@@ -128,7 +112,7 @@ class App:
                 kernels=base.kernels,
             )
 
-        loaded = await _in_daemon_thread(load)
+        loaded = await in_daemon_thread(load)
         info = loaded.info
         kernels = "torch" if loaded.kernels is None else loaded.kernels.name
         _LOG.info(
@@ -276,133 +260,3 @@ class App:
             except Exception:
                 # The store's disk may come back.
                 _LOG.exception("cannot look at the store")
-
-
-def run(config: ServerConfig) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code. Raises StartupError.
-
-    A second signal ends the process at once, whatever still runs.
-    """
-    return asyncio.run(_run(config))
-
-
-async def _run(config: ServerConfig) -> int:
-    app = App(config)
-    # Here and not in App: it holds for the whole process. OpenMP counts the threads of every thread
-    # that ever computed with several; beyond the processors' number, all of them yield rather than
-    # spin between two operations, which halves the engine's speed.
-    compute_with(1)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stopping.is_set():
-            _exit_now(1, "second signal: exiting at once, running requests are lost")
-        print(f"{signal.Signals(number).name}: draining", file=sys.stderr, flush=True)
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    if config.ready_file is not None:
-        config.ready_file.unlink(missing_ok=True)
-    starting = asyncio.create_task(app.start())
-    waiting = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            # The thread that loads the base cannot be stopped, and would crash in the teardown.
-            _exit_now(0, "stopped before the base was loaded")
-        await starting
-        # The base's million objects stay. Looking through them for garbage, as loading adapters
-        # makes the collector do, would stop every thread for a tenth of a second.
-        gc.collect()
-        gc.freeze()
-        _announce(app)
-        await waiting
-    finally:
-        waiting.cancel()
-        if config.ready_file is not None:
-            config.ready_file.unlink(missing_ok=True)
-        await app.stop()
-    return 0
-
-
-def detect_hardware() -> Hardware:
-    """The machine, or the container, this process runs on."""
-    has_cuda = torch.cuda.is_available()
-    return Hardware(
-        has_cuda=has_cuda,
-        cuda_has_bfloat16=has_cuda and torch.cuda.is_bf16_supported(),
-        cuda_memory_bytes=torch.cuda.get_device_properties(0).total_memory if has_cuda else 0,
-        host_memory_bytes=host_bytes(),
-        num_cores=num_threads_asked() or num_cores(),
-    )
-
-
-def _bind(config: ListenConfig, metrics: Metrics) -> MetricsServer:
-    """Starts the metrics door and makes sure that gRPC's port is free. Raises StartupError."""
-    try:
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((config.host, config.port))
-    except OSError as error:
-        raise _cannot_listen(config.host, config.port, "port", error) from error
-    try:
-        return MetricsServer(metrics.registry, config.host, config.metrics_port)
-    except OSError as error:
-        raise _cannot_listen(config.host, config.metrics_port, "metrics-port", error) from error
-
-
-def _cannot_listen(host: str, port: int, flag: str, error: OSError) -> StartupError:
-    reason = (error.strerror or str(error)).lower()
-    return StartupError(
-        f"cannot listen on {host}:{port}: {reason}; choose another with --{flag}, 0 for a free one"
-    )
-
-
-def _announce(app: App) -> None:
-    print(f"understudy server listening on {app.address}", flush=True)
-    print(f"metrics on {app.metrics_url}", flush=True)
-    path = app.config.ready_file
-    if path is not None:
-        _write_atomically(path, json.dumps({"address": app.address, "metrics": app.metrics_url}))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    Path(temporary).replace(path)
-
-
-def _exit_now(code: int, message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-    os._exit(code)
-
-
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread that does not keep the process alive."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: Exception | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def target() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except Exception as raised:
-            error = raised
-        # The loop is closed where nobody waits any more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=target, name="load-base", daemon=True).start()
-    return await done
