@@ -1,21 +1,15 @@
 """What may be fetched, and how much of it, from real servers on this machine."""
 
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
-from fsspec.registry import known_implementations
 
-from server.adapters import remote as module
 from server.adapters.remote import RemoteLimits, RemoteSources
-from server.adapters.transports import open_object
 from server.errors import (
     AdapterNotFoundError,
     AdapterRefusedError,
@@ -25,6 +19,7 @@ from server.errors import (
     SourceUnavailableError,
     StartupError,
 )
+from tests.server.adapters.site import FILES, LIMITS, Site, body, endless, fetch, status
 from understudy.artifact import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -34,75 +29,6 @@ from understudy.artifact import (
     Manifest,
 )
 from understudy.locks import StoreLocks
-
-FILES = {CONFIG_FILE: b'{"r": 1}', MANIFEST_FILE: b'{"format": 1}', TENSORS_FILE: b"tensors" * 999}
-LIMITS = RemoteLimits(max_bytes=10_000, timeout_s=20.0)
-COMMIT = "a" * 40
-
-
-class Site:
-    """An HTTP server whose answers a test may replace, path by path."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                site.asked.append(path)
-                site.answers.get(path, lambda handler: handler.send_error(404))(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def put(self, folder: str, files: dict[str, bytes] = FILES) -> None:
-        for name, data in files.items():
-            self.answers[f"/{folder}/{name}"] = body(data)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def body(data: bytes, announced: int | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data) if announced is None else announced))
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    return answer
-
-
-def status(code: int, location: str = "") -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(code)
-        if location:
-            handler.send_header("Location", location)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
-
-
-def endless(handler: BaseHTTPRequestHandler) -> None:
-    """Never says how much comes, and never stops, slowly."""
-    handler.send_response(200)
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b"x" * 100)
-            handler.wfile.flush()
-            time.sleep(0.02)
-    except OSError:
-        pass
 
 
 @pytest.fixture
@@ -116,14 +42,6 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def sources(site: Site, tmp_path: Path) -> RemoteSources:
     return RemoteSources((f"{site.url}/ok",), tmp_path / "cache", LIMITS)
-
-
-def fetch(sources: RemoteSources, source: str) -> dict[str, bytes]:
-    """The files that came; the folder is gone afterwards."""
-    with sources.fetched("mine", source) as folder:
-        found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert not folder.exists()
-    return found
 
 
 def test_only_the_three_files_are_fetched(site: Site, sources: RemoteSources) -> None:
@@ -352,69 +270,3 @@ def test_prefixes_are_checked_at_the_start() -> None:
 def test_nothing_is_allowed_by_default() -> None:
     with pytest.raises(InvalidRequestError, match=r"configure adapters\.remote_sources"):
         RemoteSources((), None, LIMITS).check("https://host/a")
-
-
-def test_object_stores_through_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsspec's own file system in memory, in the place of one that needs an account."""
-    monkeypatch.setitem(module.TRANSPORTS, "memory", open_object)
-    files = fsspec.filesystem("memory")
-    for name, data in FILES.items():
-        files.pipe(f"/bucket/adapter/{name}", data)
-    try:
-        sources = RemoteSources(("memory://bucket",), tmp_path, LIMITS)
-        assert fetch(sources, "memory://bucket/adapter") == FILES
-        with pytest.raises(AdapterNotFoundError):
-            fetch(sources, "memory://bucket/nothing")
-        files.pipe(f"/bucket/adapter/{TENSORS_FILE}", b"x" * 10_001)
-        with pytest.raises(AdapterRefusedError, match="more than the 10000 bytes"):
-            fetch(sources, "memory://bucket/adapter")
-        files.mkdir(f"/bucket/strange/{CONFIG_FILE}")
-        with pytest.raises(AdapterNotFoundError):
-            fetch(sources, "memory://bucket/strange")
-    finally:
-        files.rm("/bucket", recursive=True)
-
-
-def test_a_package_that_is_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As on a machine without the extra, whatever is installed here.
-    monkeypatch.setitem(
-        known_implementations,
-        "s3",
-        {"class": "no_such_package.S3FileSystem", "err": "Install s3fs to access S3"},
-    )
-    sources = RemoteSources(("s3://bucket",), tmp_path, LIMITS)
-    with pytest.raises(
-        AdapterRefusedError, match=r"s3://.*pip install 'understudy-suite\[remote\]'"
-    ):
-        fetch(sources, "s3://bucket/adapter")
-
-
-def test_the_hub(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository on a Hub of our own: the revision is resolved once, to one commit."""
-
-    def answer_json(value: Any) -> Callable[[BaseHTTPRequestHandler], None]:
-        return body(json.dumps(value).encode())
-
-    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": site.url, "token": False})
-    repo = {"id": "org/repo", "sha": COMMIT, "siblings": [], "tags": [], "private": False}
-    for revision in ("main", COMMIT):
-        site.answers[f"/api/models/org/repo/revision/{revision}"] = answer_json(repo)
-    site.answers[f"/api/models/org/repo/tree/{COMMIT}/sub"] = answer_json(
-        [
-            {"type": "file", "path": f"sub/{name}", "size": len(data), "oid": "0" * 40}
-            for name, data in FILES.items()
-        ]
-    )
-    for name, data in FILES.items():
-        site.answers[f"/org/repo/resolve/{COMMIT}/sub/{name}"] = body(data)
-    sources = RemoteSources(("hf://org",), tmp_path, LIMITS)
-    assert fetch(sources, "hf://org/repo@main/sub") == FILES
-    assert sum("revision/main" in path for path in site.asked) == 1
-    for missing in ("hf://org/other/sub", "hf://org/repo@v9/sub"):
-        with pytest.raises(AdapterNotFoundError):
-            fetch(sources, missing)
-    site.answers["/api/models/org/gated"] = status(403)
-    with pytest.raises(AdapterRefusedError, match="access is denied"):
-        fetch(sources, "hf://org/gated")
