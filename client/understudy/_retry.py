@@ -74,7 +74,8 @@ class Attempts:
         )
         if not retryable or self._num_failed >= self.policy.max_attempts:
             raise error
-        exponential = self.policy.initial_backoff_s * 2 ** (self._num_failed - 1)
+        # Bounded: whoever retries without end would come to numbers that no float holds.
+        exponential = self.policy.initial_backoff_s * 2.0 ** min(self._num_failed - 1, 64)
         backoff = self.uniform(0.0, min(exponential, self.policy.max_backoff_s))
         # The server's delay is a lower bound; the jitter on top keeps clients from coming at once.
         delay = (error.retry_delay_s or 0.0) + backoff

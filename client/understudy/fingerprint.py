@@ -198,6 +198,8 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise FingerprintError(f"{path}:{number}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise FingerprintError(f"{path}:{number}: nested too deeply") from error
     if not isinstance(value, dict):
         raise FingerprintError(f"{path}:{number}: expected an object")
     return value
@@ -218,12 +220,16 @@ def _item(path: Path, number: int, value: dict[str, Any]) -> Fingerprint:
             str(value["task"]),
             str(value["data"]),
             str(value["id"]),
-            tuple(value["texts"]),
-            tuple(value["ngrams"]),
-            tuple(value["sketch"]),
+            *(_hashes(path, number, name, value[name]) for name in ("texts", "ngrams", "sketch")),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise FingerprintError(f"{path}:{number}: no field {error}") from error
+
+
+def _hashes(path: Path, number: int, name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(found, str) for found in value):
+        raise FingerprintError(f"{path}:{number}: '{name}' must be a list of hashes")
+    return tuple(value)
 
 
 class FingerprintIndex:

@@ -1,5 +1,6 @@
 """Fingerprints of test items: found again in other text, word for word or in part."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,9 @@ def test_file_and_back(tmp_path: Path) -> None:
     assert "w1" not in path.read_text()
 
 
+_ITEM = {"task": "t@1", "data": "d", "id": "1", "texts": [], "ngrams": [], "sketch": []}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -110,6 +114,15 @@ def test_file_and_back(tmp_path: Path) -> None:
         ("[]\n", "f.jsonl:1: expected an object"),
         ("x\n", "f.jsonl:1: not JSON"),
         ("".join(lines([])) + '{"task": "t"}\n', "f.jsonl:2: no field 'data'"),
+        ("".join(lines([])) + "[" * 100_000 + "\n", "f.jsonl:2: nested too deeply"),
+        (
+            "".join(lines([])) + json.dumps({**_ITEM, "texts": "abc"}) + "\n",
+            "f.jsonl:2: 'texts' must be a list of hashes",
+        ),
+        (
+            "".join(lines([])) + json.dumps({**_ITEM, "ngrams": [5]}) + "\n",
+            "f.jsonl:2: 'ngrams' must be a list of hashes",
+        ),
         ("".join(lines([])).replace("13", "8"), "'ngram' is 8, expected 13"),
     ],
 )

@@ -37,6 +37,13 @@ def test_delays_double_up_to_their_bound() -> None:
         tries.delay_after(UnavailableError("x"))
 
 
+def test_retrying_without_end_keeps_the_longest_delay() -> None:
+    policy = RetryPolicy(max_attempts=10**6, initial_backoff_s=0.5, max_backoff_s=3.0)
+    tries = attempts(policy, None, Clock())
+    delays = [tries.delay_after(UnavailableError("x")) for _ in range(1100)]
+    assert delays[-1] == 3.0
+
+
 def test_jitter_is_full() -> None:
     tries = attempts(RetryPolicy(initial_backoff_s=1.0), None, Clock(), jitter=0.0)
     assert tries.delay_after(UnavailableError("x")) == 0.0
