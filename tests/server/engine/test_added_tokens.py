@@ -8,7 +8,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-import transformers
 from transformers import AutoTokenizer
 
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
@@ -22,28 +21,9 @@ from tests.server.engine import oracle
 from tests.server.engine.added import COMET, MOON, ZEBRA, make_added
 from tests.server.engine.harness import Driver, HeldAdapter
 from tests.server.engine.kinds import MAX_TOKENS, TOLERANCE, difference, load_kernels
+from tests.server.engine.small_bases import BASES
 from tests.tiny import make_adapter, make_model
 
-_SMALL: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-}
-_BASES: dict[str, transformers.PretrainedConfig] = {
-    "llama": transformers.LlamaConfig(**_SMALL),
-    "llama_tied": transformers.LlamaConfig(**_SMALL, tie_word_embeddings=True),
-    # Logits that pass through a tanh, embeddings with a factor, tied.
-    "gemma2": transformers.Gemma2Config(
-        **_SMALL, head_dim=16, query_pre_attn_scalar=16, final_logit_softcapping=5.0
-    ),
-}
 _LIMITS = ArtifactLimits(max_bytes=1 << 24, max_lora_rank=16, max_host_bytes=1 << 26)
 
 
@@ -67,7 +47,7 @@ class Made:
     """A base, adapters that add tokens by name, and one that adds none."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self.base = make_model(root / "base", _BASES[name])
+        self.base = make_model(root / "base", BASES[name])
         kinds = _CONFIGS if name == "llama" else _TIED
         self.adapters = {
             kind: make_added(

@@ -6,43 +6,13 @@ from typing import Any
 
 import peft
 import pytest
-import transformers
 
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.kinds import check_against_peft, load_kernels
+from tests.server.engine.small_bases import BASES
 from tests.tiny import make_adapter, make_model
 
 _TASK = {"task_type": "CAUSAL_LM"}
-_SMALL: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-}
-_BASES: dict[str, transformers.PretrainedConfig] = {
-    "llama": transformers.LlamaConfig(**_SMALL),
-    "llama_tied": transformers.LlamaConfig(**_SMALL, tie_word_embeddings=True),
-    # Norms of q and k, by head.
-    "qwen3": transformers.Qwen3Config(**_SMALL, head_dim=16, tie_word_embeddings=True),
-    # Norms that add one to their weight, embeddings with a factor, always tied.
-    "gemma3": transformers.Gemma3TextConfig(
-        **_SMALL, head_dim=16, sliding_window=7, query_pre_attn_scalar=16
-    ),
-    # Logits that pass through a tanh.
-    "gemma2": transformers.Gemma2Config(
-        **_SMALL, head_dim=16, query_pre_attn_scalar=16, final_logit_softcapping=5.0
-    ),
-    "gpt2": transformers.GPT2Config(
-        n_embd=64, n_layer=2, n_head=4, n_positions=512, vocab_size=320,
-        bos_token_id=None, eos_token_id=0, initializer_range=0.2,
-    ),
-}  # fmt: skip
 
 
 def _lora(**options: Any) -> peft.LoraConfig:
@@ -110,7 +80,7 @@ _SOME = ("lora", "prompt", "ln_tuning", "saved_tied", "lora_tied", "dora_both", 
 
 
 def _make(root: Path, name: str) -> Tiny:
-    base = make_model(root / "base", _BASES[name])
+    base = make_model(root / "base", BASES[name])
     configs = _GPT2 if name == "gpt2" else _CONFIGS | _OWN.get(name, {})
     return Tiny(base, _adapters(root, base, configs))
 
