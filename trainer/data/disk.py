@@ -4,6 +4,7 @@ import os
 import pickle
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,30 @@ T = TypeVar("T")
 BUFFER_BYTES = 1 << 20
 
 
-class DiskList(Sequence[T]):
+class Indexed(Sequence[T]):
+    """A sequence of items that are made as they are asked for, one by one."""
+
+    @abstractmethod
+    def _at(self, index: int) -> T:
+        """The item at `index`, from 0 below the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The item at `index`, counted from the end where it is negative; or several."""
+        if isinstance(index, slice):
+            return [self._at(i) for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(index)
+        return self._at(place)
+
+
+class DiskList(Indexed[T]):
     """Items as pickles in a file without a name: only this process reads it, and it is gone with
     it, however that ends. In memory it keeps 8 bytes for each."""
 
@@ -38,20 +62,8 @@ class DiskList(Sequence[T]):
         """Number of items."""
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        """The item at `index`, read anew each time."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> T:
+        """Read anew each time."""
         begin = self._ends[index - 1] if index else 0
         self._file.flush()
         content = os.pread(self._file.fileno(), self._ends[index] - begin, begin)
@@ -59,7 +71,7 @@ class DiskList(Sequence[T]):
         return item
 
 
-class Picked(Sequence[T]):
+class Picked(Indexed[T]):
     """Some items of a sequence, by their indices."""
 
     def __init__(self, items: Sequence[T], indices: Sequence[int]) -> None:
@@ -70,20 +82,11 @@ class Picked(Sequence[T]):
         """Number of picked items."""
         return len(self._indices)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        """The item at a place among the picked ones."""
-        if isinstance(index, slice):
-            return [self._items[i] for i in self._indices[index]]
+    def _at(self, index: int) -> T:
         return self._items[self._indices[index]]
 
 
-class Chained(Sequence[T]):
+class Chained(Indexed[T]):
     """Sequences one after another."""
 
     def __init__(self, parts: Iterable[Sequence[T]]) -> None:
@@ -98,19 +101,6 @@ class Chained(Sequence[T]):
         """Part by part."""
         return (item for part in self._parts for item in part)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        """The item at `index`, counted through all parts."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> T:
         part = bisect_right(self._ends, index)
         return self._parts[part][index - (self._ends[part - 1] if part else 0)]
