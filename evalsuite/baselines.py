@@ -59,11 +59,15 @@ def _majority(task: Task) -> TrivialAnswers:
     target = task.train.most_common_target()
     samples = task.samples
 
-    def answer(index: int) -> Answer:
-        options = samples[index].options
-        return Answer(text=options[min(target, len(options) - 1)])
+    def taken(options: Sequence[str]) -> str:
+        # Rows may have different numbers of choices.
+        return options[min(target, len(options) - 1)]
 
-    return TrivialAnswers("constant", task.train[0].choices[target], Made(len(samples), answer))
+    def answer(index: int) -> Answer:
+        return Answer(text=taken(samples[index].options))
+
+    text = taken(task.train[0].choices)
+    return TrivialAnswers("constant", text, Made(len(samples), answer))
 
 
 def _constant(task: Task, seed: int) -> TrivialAnswers:

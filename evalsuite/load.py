@@ -170,13 +170,14 @@ async def _send(client: AsyncClient, config: LoadConfig, request: Drawn, due_s: 
 def summary(result: LoadResult) -> dict[str, Any]:
     """Counts, throughput and latency percentiles, in all and by adapter, as JSON values."""
     answered = [one for one in result.requests if not one.error]
-    failures = Counter(one.error.partition(":")[0] for one in result.requests if one.error)
+    failed = [one for one in result.requests if one.error]
+    failures = Counter(one.error.partition(":")[0] for one in failed)
     config = result.config
     return {
         "num_requests": len(result.requests),
-        "num_failed": len(result.requests) - len(answered),
+        "num_failed": len(failed),
         "failures": dict(failures),
-        "first_failure": next((one.error for one in result.requests if one.error), None),
+        "first_failure": failed[0].error if failed else None,
         "wall_s": round(result.wall_s, 4),
         "late_ms": round(1000 * result.late_s, 2),
         "rate": config.rate,
@@ -189,7 +190,8 @@ def summary(result: LoadResult) -> dict[str, Any]:
         **_latencies(answered),
         "adapters": {
             name or "base": {
-                "num_requests": sum(one.adapter == name for one in answered),
+                "num_requests": sum(one.adapter == name for one in result.requests),
+                "num_failed": sum(one.adapter == name for one in failed),
                 **_latencies([one for one in answered if one.adapter == name]),
             }
             for name in config.adapters

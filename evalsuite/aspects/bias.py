@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from evalsuite.errors import InputError
@@ -25,6 +24,7 @@ from evalsuite.metrics.base import ratio
 from evalsuite.stats import BootstrapConfig
 from evalsuite.stats.bootstrap import distribution
 from evalsuite.types import Floats
+from evalsuite.wordfiles import read_word_file
 
 BUILT_IN = Path(__file__).with_name("words.yaml")
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*")
@@ -55,18 +55,7 @@ class WordLists:
 @lru_cache(maxsize=4)
 def read_words(path: Path = BUILT_IN) -> WordLists:
     """The lists of a YAML file. Raises InputError."""
-    try:
-        content = path.read_bytes()
-        found = TypeAdapter(WordFile).validate_python(yaml.safe_load(content.decode("utf-8")))
-    except OSError as error:
-        raise InputError(f"--words {path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--words {path}: not YAML in UTF-8") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"--words {path}: {where}: {said}") from error
+    found, content = read_word_file(path, WordFile, "--words")
     for attribute, groups in found.groups.items():
         counts = Counter(word for words in groups.values() for word in words)
         for words in (*groups.values(), *found.targets.values()):

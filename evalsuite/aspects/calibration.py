@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evalsuite.metrics.choice import NORMALISERS, is_right, probabilities
+from evalsuite.metrics.choice import NORMALISERS, has_one_right, is_right, probabilities
 from evalsuite.results import Cell, TaskResult
 from evalsuite.stats import wilson
 from evalsuite.types import Answer, Floats, Ints, Mode, RowKind, Sample
@@ -129,12 +129,16 @@ def chance_errors(confidences: Floats, edges: Floats, seed: int) -> Floats:
 def calibration_fields(
     samples: Sequence[Sample], answers: Iterable[Answer | None], seed: int = 0
 ) -> dict[str, Any] | None:
-    """All of it as JSON values, over the answered samples; None without any."""
+    """All of it as JSON values, over the answered samples; None without any, and where not exactly
+    one choice of each is right."""
+    if not all(map(has_one_right, samples)):
+        return None
     # Flat, since there may be millions.
     flat, widths, right, targets, brier = (array("d") for _ in range(5))
     for sample, answer in zip(samples, answers, strict=True):
         if answer is not None:
-            share, target = probabilities(sample, answer), sample.target or 0
+            assert sample.target is not None
+            share, target = probabilities(sample, answer), sample.target
             flat.extend(share)
             widths.append(len(share))
             right.append(is_right(NORMALISERS["accuracy"], sample, answer))
@@ -172,7 +176,8 @@ def calibration_fields(
 
 
 def calibration(result: TaskResult, cell: Cell, seed: int) -> dict[str, Any] | None:
-    """Of one row on one task; None where answers are no choices between log-likelihoods."""
+    """Of one row on one task; None where answers are no choices between log-likelihoods, or where
+    not exactly one choice is right."""
     if result.task.spec.mode.answered_as is not Mode.CHOICE or cell.row.kind is RowKind.TRIVIAL:
         return None
     return calibration_fields(result.task.samples, (o.answer for o in cell.outcomes), seed)

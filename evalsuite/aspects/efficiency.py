@@ -5,6 +5,7 @@ run's others, and the report shows it. It is no part of `report.json`, which hol
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import urllib.request
@@ -81,7 +82,9 @@ class MemoryWatch:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_SAMPLE_S)
-            await self._look()
+            # A server under load may be late with an answer; the next look is soon.
+            with contextlib.suppress(InputError):
+                await self._look()
 
     async def _look(self) -> None:
         assert self._url is not None

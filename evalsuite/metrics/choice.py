@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from evalsuite.errors import InputError
 from evalsuite.metrics.base import Context, MeanMetric
 from evalsuite.types import Answer, ChoiceScore, Floats, Metric, Mode, Sample
 
@@ -72,11 +73,32 @@ def accuracy(name: str, context: Context) -> Metric:
     return MeanMetric(name, signature, Mode.CHOICE, partial(is_right, NORMALISERS[name]))
 
 
+def has_one_right(sample: Sample) -> bool:
+    """Whether exactly one choice is right: what says how likely the truth was held."""
+    if sample.target is None:
+        return False
+    if sample.target_scores:
+        return sum(credit > 0 for credit in sample.target_scores) == 1
+    right = {reference.strip() for reference in sample.references}
+    texts = {choice.strip() for choice in sample.choices}
+    return len(right & texts) < 2
+
+
 def brier(name: str, context: Context) -> Metric:
-    """Brier's score: squared distance of the softmax from the target, summed over choices."""
+    """Brier's score: squared distance of the softmax from the target, summed over choices.
+
+    Raises InputError where not exactly one choice is right.
+    """
+    other = next((sample for sample in context.samples if not has_one_right(sample)), None)
+    if other is not None:
+        raise InputError(
+            f"metrics: '{name}' needs one right choice in every row; row {other.id} has none or "
+            "several"
+        )
 
     def score(sample: Sample, answer: Answer) -> float:
-        target = np.eye(len(sample.choices))[sample.target or 0]
+        assert sample.target is not None
+        target = np.eye(len(sample.choices))[sample.target]
         return float(((probabilities(sample, answer) - target) ** 2).sum())
 
     signature = f"{name}|softmax:loglik|sum:choices|agg:mean"

@@ -14,7 +14,7 @@ from random import Random
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from evalsuite.data import DataRow
@@ -22,6 +22,7 @@ from evalsuite.errors import InputError, nearest
 from evalsuite.perturbations.edits import Edit, chain, lowercase, spaces, swaps, typos, uppercase
 from evalsuite.samples import Convert
 from evalsuite.types import Sample
+from evalsuite.wordfiles import read_word_file
 
 Family = Literal["robustness", "fairness"]
 SUFFIXES = (".yaml", ".yml")
@@ -112,19 +113,7 @@ def perturbation(name: str) -> Perturbation:
 
 
 def _of_file(path: Path) -> Perturbation:
-    try:
-        content = path.read_bytes()
-        found = TypeAdapter(SwapFile).validate_python(yaml.safe_load(content.decode("utf-8")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not YAML in UTF-8") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(
-            f"{path}: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        ) from error
+    found, content = read_word_file(path, SwapFile)
     bad = next((word for word in found.swaps if word != word.lower() or not word.strip()), None)
     if bad is not None:
         raise InputError(f"{path}: swaps: '{bad}' must be a word in lower case")

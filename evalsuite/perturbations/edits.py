@@ -65,9 +65,11 @@ def swaps(words: Mapping[str, Sequence[str]], probability: float = 1.0) -> Edit:
 
     def edit(text: str, rng: Random) -> str:
         def swapped(found: re.Match[str]) -> str:
-            if rng.random() >= probability:
+            # Ignoring case, `re` takes a few letters of other alphabets for these: ſ for s.
+            listed = words.get(found[0].lower())
+            if listed is None or rng.random() >= probability:
                 return found[0]
-            return _like(found[0], rng.choice(words[found[0].lower()]))
+            return _like(found[0], rng.choice(listed))
 
         return pattern.sub(swapped, text)
 

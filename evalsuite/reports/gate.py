@@ -49,6 +49,8 @@ class TaskVerdict:
         """The verdict in a sentence."""
         found = self.found
         if self.verdict is Verdict.UNSCORED:
+            if not found.num_lost:
+                return "the baseline has no answer to compare with"
             return f"{found.num_lost} samples that the baseline answered have no answer"
         moved = f"{self.metric} {self.baseline:.4g} -> {self.candidate:.4g} ({found.diff:+.4g})"
         if self.verdict is Verdict.PASS:
@@ -82,7 +84,8 @@ def judge(results: Sequence[TaskResult], settings: GateSettings) -> GateResult:
 
     Raises InputError for a row or task that was not asked.
     """
-    rows = list(results[0].cells)
+    # Not every task has a trivial row.
+    rows = [row for row in results[0].cells if all(row in result.cells for result in results)]
     for flag, label in (("candidate", settings.candidate), ("baseline", settings.baseline)):
         if label not in rows:
             raise InputError(f"--{flag}: no row '{label}'; {nearest(label, rows)}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evalsuite.aspects.calibration import (
     platt_scaled,
     selective_accuracies,
 )
+from evalsuite.errors import InputError
 from evalsuite.types import Answer, ChoiceScore, Sample
 from tests.evalsuite.scoring import close, value
 
@@ -95,3 +97,17 @@ def test_unscored_samples_are_left_out_and_none_is_none() -> None:
     assert (found["num_samples"], found["accuracy"]) == (1, 1.0)
     assert found["ece"] == close(1 - 1 / (1 + math.exp(-1)))
     assert calibration_fields(samples, [None, None]) is None
+
+
+def test_nothing_is_said_where_not_one_choice_is_right() -> None:
+    """How likely the truth was held is no number where several choices are true, or none."""
+    (sample, *others), answers = asked([[0.0, 1.0, 2.0]] * 3, [0, 1, 2])
+    several = replace(sample, target_scores=(1.0, 1.0, 0.0))
+    by_text = replace(sample, references=("0", "2"))
+    none = replace(sample, target=None)
+    for odd in (several, by_text, none):
+        assert calibration_fields([odd, *others], answers) is None
+        with pytest.raises(InputError, match="needs one right choice in every row; row 0 has"):
+            value("brier", [odd, *others], answers)
+    one = replace(sample, target_scores=(1.0, 0.0, 0.0))
+    assert calibration_fields([one, *others], answers) is not None

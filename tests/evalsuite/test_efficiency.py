@@ -1,5 +1,6 @@
 """What rows cost: measured on a server, kept beside a run, shown on its page."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from evalsuite.__main__ import main
+from evalsuite.aspects import efficiency
 from evalsuite.aspects.efficiency import MemoryWatch, efficiency_fields, read_efficiency
 from evalsuite.errors import InputError
 
@@ -134,6 +136,27 @@ async def test_memory_is_the_largest_seen(metrics_url: str) -> None:
     async with MemoryWatch(None) as memory:
         pass
     assert memory.peak_bytes is None
+
+
+async def test_a_look_that_fails_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server under load answers late, just when its memory is largest."""
+    sizes = iter([1, None, 9])
+    seen = asyncio.Event()
+
+    def look(url: str) -> int:
+        size = next(sizes, 2)
+        if size is None:
+            raise InputError("late")
+        if size == 2:
+            loop.call_soon_threadsafe(seen.set)
+        return size
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(efficiency, "_resident_bytes", look)
+    monkeypatch.setattr(efficiency, "_SAMPLE_S", 0.001)
+    async with MemoryWatch("http://x") as memory:
+        await asyncio.wait_for(seen.wait(), 30)
+    assert memory.peak_bytes == 9
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,21 @@ def test_a_file_that_cannot_be_written(
     target = tmp_path / "missing" / "gate.xml"
     assert main([*arguments, *rows, "--junit", str(target)]) == 2
     assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_row_that_a_task_lacks_is_no_row_of_the_gate() -> None:
+    """Texts that are weighed have no trivial answer."""
+    one = result("one", {"base": ones(5), "new": ones(5), "trivial": ones(1)})
+    other = result("other", {"base": ones(5), "new": ones(5)})
+    with pytest.raises(InputError, match="no row 'trivial'"):
+        judge([one, other], GateSettings("new", "trivial", 1.0, {}, TESTS))
+    assert judge([one], GateSettings("new", "trivial", 1.0, {}, TESTS)).tasks
+
+
+def test_a_baseline_without_answers_is_named() -> None:
+    one = result("one", {"base": ones(5), "new": ones(5)})
+    scores = one.cells["base"].scores["m"]
+    scores.scored[:] = False
+    (task,) = gate([one]).tasks
+    assert task.verdict is Verdict.UNSCORED
+    assert task.says == "the baseline has no answer to compare with"

@@ -58,6 +58,8 @@ def test_summary_by_hand() -> None:
     assert found["first_token_ms"]["p50"] == pytest.approx(300.0)
     assert found["latency_ms"]["p90"] == pytest.approx(920.0)
     assert found["adapters"]["b"]["latency_ms"]["p99"] is None
+    counts = [(row["num_requests"], row["num_failed"]) for row in found["adapters"].values()]
+    assert counts == [(5, 0), (1, 1)]
 
 
 async def test_waiting_counts_where_requests_come_faster_than_answers(canned_address: str) -> None:

@@ -17,6 +17,7 @@ from evalsuite.errors import InputError
 from evalsuite.metrics import MetricOptions, build_metrics, score
 from evalsuite.names import TaskName
 from evalsuite.perturbations import built_in, perturbation
+from evalsuite.perturbations.edits import swaps
 from evalsuite.prompts import draw_shots
 from evalsuite.registry import load_tasks, with_perturbations
 from evalsuite.types import Answer, ChoiceScore, Mode, Sample, Scores
@@ -43,6 +44,15 @@ def test_swaps_take_whole_words_only() -> None:
     edit = built_in()["gender"].edit
     assert edit("The sheriff heard himself; he'd hem.", Random(0)) == (
         "The sheriff heard herself; he'd hem."
+    )
+
+
+def test_swaps_leave_letters_of_other_alphabets() -> None:
+    """A long s and a dotted I, which `re` takes for others where it ignores case."""
+    edit = built_in()["gender"].edit
+    assert edit("ſhe ſaw; HİM.", Random(0)) == "ſhe ſaw; HİM."
+    assert swaps({"it is": ["it's"], "skin": ["hide"]})("İt is \u212a sKin", Random(0)) == (
+        "İt is \u212a hide"
     )
 
 

@@ -98,6 +98,27 @@ def test_trivial_is_the_majority_label(tmp_path: Path) -> None:
     assert score(task.metrics[0], task.samples, trivial.answers).value == 0.5
 
 
+def test_trivial_choice_where_rows_have_different_numbers_of_choices(tmp_path: Path) -> None:
+    """The first training row has no third choice, which is right most often."""
+    few, many = ["a", "b"], ["a", "b", "c"]
+    rows = [{"input": "0", "choices": few, "label": 1}]
+    rows += [{"input": str(i), "choices": many, "label": 2} for i in range(1, 6)]
+    own = [{**row, "input": f"t{i}"} for i, row in enumerate(rows)]
+    for name, content in (("d", own), ("t", rows)):
+        text = "".join(json.dumps(row) + "\n" for row in content)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    path = tmp_path / "ragged.yaml"
+    path.write_text(
+        'name: ragged\ndata: d.jsonl\ntrain: t.jsonl\ntemplate: "{{ input }}"\n'
+        "mode: choice\nmetrics: [accuracy]\n"
+    )
+    (task,) = load_tasks([str(path)], None)
+    trivial = trivial_answers(task, seed=0)
+    assert trivial is not None
+    assert trivial.text == "b"
+    assert [answer.text for answer in trivial.answers] == ["b", *["c"] * 5]
+
+
 def test_trivial_is_a_copy_where_copying_scores_better(tmp_path: Path) -> None:
     test = [(f"the quick brown fox number {i}", f"the quick brown fox no {i}") for i in range(9)]
     task = generate_task(tmp_path, "bleu", test, [("in", "completely unlike all of it")])
