@@ -23,7 +23,7 @@ from tests.bench.bench import Bench, BenchError, Extras
 from tests.bench.child import ChildError
 from tests.bench.figures import figures
 from tests.bench.plan import FULL_PLAN, QUICK_PLAN, Disk
-from tests.bench.report import show, surroundings, write_page
+from tests.bench.report import show, surroundings, tell_if_busy, write_page
 from tests.bench.rounds import Clock
 
 EXAMPLES = """\
@@ -37,9 +37,6 @@ examples:
 
 Exit code 1, with a message, where a process fails or the baseline is not at its best.
 """
-
-# Others may use so many processors before the results are called into question.
-_QUIET_CORES = 0.2
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,12 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(found)
     if options.write is not None:
         write_page(options.write, found)
-    if found["foreign_cores"] > _QUIET_CORES:
-        print(
-            f"the machine was in use: {found['foreign_cores']} processors were busy with something "
-            "else, so take no figure for more than a sign that the benchmark works",
-            file=sys.stderr,
-        )
+    tell_if_busy(found["foreign_cores"], "figure")
     print(json.dumps(found))
     return 0
 

@@ -48,7 +48,7 @@ from tests.bench.loading import (
 )
 from tests.bench.machine import busy_s, used_s
 from tests.bench.registry import Registry
-from tests.bench.report import markdown, surroundings
+from tests.bench.report import markdown, surroundings, tell_if_busy
 from tests.bench.rounds import Clock
 from tests.bench.shape import FULL, MANY_RANK, TINY, Shape
 from tests.process import ServerProcess, start
@@ -56,8 +56,6 @@ from tests.process import ServerProcess, start
 _MARKS = re.compile(
     r"(<!-- measured adapters: .*? -->\n).*?(<!-- end of measured adapters -->)", re.DOTALL
 )
-QUIET_CORES = 0.2
-"""Others may use so many processors before the times are called into question."""
 _CACHE_BYTES = 1 << 28
 _WARM_S = 2.0
 _LISTINGS = 4
@@ -128,12 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(found)
     if options.write is not None:
         _write(options.write, found)
-    if found["foreign_cores"] > QUIET_CORES:
-        print(
-            f"the machine was in use: {found['foreign_cores']} processors were busy with something "
-            "else, so take no time for more than a sign that the benchmark works",
-            file=sys.stderr,
-        )
+    tell_if_busy(found["foreign_cores"], "time")
     print(json.dumps(found))
     return 0
 

@@ -17,6 +17,8 @@ from rich.table import Table
 from tests.bench.machine import cpu_model
 
 _ENGINES = {"ours": "Understudy", "peft": "transformers with PEFT", "vllm": "vLLM, CPU build"}
+# Others may use so many processors before results are called into question.
+QUIET_CORES = 0.2
 _MARKS = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- end of measured -->)", re.DOTALL)
 _LABELS = {
     "ours.base": "the bare base",
@@ -47,6 +49,16 @@ class Rounds(Protocol):
 
     @property
     def rounds(self) -> int: ...
+
+
+def tell_if_busy(foreign_cores: float, what: str) -> None:
+    """Warns where others kept more than QUIET_CORES processors busy; `what` a result is."""
+    if foreign_cores > QUIET_CORES:
+        print(
+            f"the machine was in use: {foreign_cores} processors were busy with something else, so "
+            f"take no {what} for more than a sign that the benchmark works",
+            file=sys.stderr,
+        )
 
 
 def surroundings(

@@ -29,14 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.machine import busy_s
-from tests.bench.report import markdown, surroundings
+from tests.bench.report import markdown, surroundings, tell_if_busy
 from tests.bench.rounds import Clock
 from tests.bench.shape import FULL, TINY, Shape, make_base
 from tests.bench.training_steps import Ours, Plain, attach, kept_bytes, make_config, make_examples
 
 DEMO_BASE = Path(__file__).resolve().parents[2] / "demo" / "base"
-QUIET_CORES = 0.2
-"""Others may use so many processors before the ratios are called into question."""
 MAX_LOSS_DIFFERENCE = 1e-3
 """Relative, over a few steps from the same start; in bfloat16 ten times as much."""
 _MARKS = re.compile(
@@ -137,12 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _show(found)
     if options.write is not None:
         _write(options.write, found)
-    if found["foreign_cores"] > QUIET_CORES:
-        print(
-            f"the machine was in use: {found['foreign_cores']} processors were busy with something "
-            "else, so take no ratio for more than a sign that the benchmark works",
-            file=sys.stderr,
-        )
+    tell_if_busy(found["foreign_cores"], "ratio")
     print(json.dumps(found))
     return 0
 
