@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from demo.matrix import BEGIN, END, main, table
+from demo.matrix import BEGIN, BLOCK, END, README, main, table, versions_of
+from demo.ready import find_ready
+from demo.roles import BASE, ROLES, STORE, TASKS
 
 
 def cell(gain: float | None, finding: str) -> dict[str, Any]:
@@ -44,6 +46,17 @@ def test_table() -> None:
         "| mean loss elsewhere, points |  | 1.50 | – |",
     ]
     assert "p ≤ 0.05, corrected over 4 cells (Holm). 31 to 200 samples" in lines[-1]
+
+
+def test_the_readme_shows_the_adapters_that_come_with_the_demo() -> None:
+    """Fails when they were made anew: `python -m demo.matrix` measures and writes it."""
+    (block,) = BLOCK.findall(README.read_text(encoding="utf-8"))
+    names = [role.adapter for role in ROLES]
+    head, _, versions, *rows = [line.strip("| ").split(" | ") for line in block.splitlines()]
+    assert head == ["base", *names]
+    shown = [version.strip("` ") for version in versions[-len(names) :]]
+    assert shown == [v[:6] for v in versions_of(find_ready(STORE, names, BASE)).values()]
+    assert [row[0].split(",")[0] for row in rows[: len(TASKS) + 1]] == [*TASKS, "text"]
 
 
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
