@@ -19,7 +19,8 @@ test: $(READY) ## run the tests (no GPU, no network)
 test-triton: $(READY) ## Triton's kernels by its interpreter (installs triton: 286 MB, 1 GB unpacked)
 	$(BIN)/python -m pip install --quiet "triton>=3.4,<4"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton tests/server/kernels \
-		tests/server/engine/test_linear_kinds.py tests/bench/test_gpu.py
+		tests/server/engine/test_linear_kinds.py tests/server/engine/test_triton_draws.py \
+		tests/bench/test_gpu.py
 
 check: $(READY) ## ruff, mypy, import rules, buf lint and breaking, stubs up to date
 	$(BIN)/ruff format --check .

@@ -202,5 +202,5 @@ def row_tables(chunks: Seq[Chunk], block_size: int) -> tuple[torch.Tensor, torch
 
 def _adapter_order(chunk: Chunk) -> int:
     placed = chunk.sequence.placed
-    plain = placed is None or not (placed.groups or placed.changes)
+    plain = placed is None or not (placed.groups or placed.changes or placed.fused)
     return 0 if placed is None or plain else placed.serial

@@ -90,7 +90,14 @@ class EngineCore:
         )
         self._adapters = Prefetcher(
             self._slots,
-            Placer(base.decoder, base.dtype, base.device),
+            Placer(
+                base.decoder,
+                base.dtype,
+                base.device,
+                fuses_affine=not config.deterministic
+                and base.kernels is not None
+                and base.kernels.fuses_affine,
+            ),
             loader or InlineExecutor(),
             base.device,
             on_placed,
@@ -320,7 +327,8 @@ class EngineCore:
 
     def _generate(self, samples: list[Sample], logits: torch.Tensor) -> None:
         """Draws the next token of each sample from its row of logits."""
-        drawn = draw_next(samples, logits)
+        kernels = self._base.kernels
+        drawn = draw_next(samples, logits, None if kernels is None else kernels.sampler)
         now = time.monotonic()
         for sample, (token_id, logprob) in zip(samples, drawn, strict=True):
             answer, request = sample.generation, sample.generation.request

@@ -72,10 +72,6 @@ class DecodeGraphs:
         self._kernels = base.kernels if isinstance(base.kernels, SlotKernels) else None
         groups = base.decoder.groups
         self._table = SlotTable(num_slots, len(groups), base.device)
-        self._max_parts = np.array([len(group.names) for group in groups])
-        self._max_columns = np.array(
-            [max(c.stop - c.start for c in group.columns) for group in groups]
-        )
         # The least recently used first.
         self._steps: OrderedDict[Bucket, StaticStep] = OrderedDict()
         self.num_captured = 0
@@ -85,7 +81,7 @@ class DecodeGraphs:
         """Logits [rows, vocabulary] in the order of the batch's chunks, valid until the next run.
 
         None if the batch does more than decode, or its adapters change more than linears by
-        low-rank updates. The cache must have been flushed.
+        low-rank updates, with their scale and shift. The cache must have been flushed.
         """
         if not self._takes(batch):
             return None
@@ -109,7 +105,11 @@ class DecodeGraphs:
         distinct = dict.fromkeys(chunk.sequence.placed for chunk in batch.chunks)
         return all(
             placed is None
-            or (placed.changes is None and (self._kernels is not None or not placed.groups))
+            or (
+                placed.changes is None
+                and placed.is_low_rank
+                and (self._kernels is not None or not placed.groups)
+            )
             for placed in distinct
         )
 
@@ -141,9 +141,9 @@ class DecodeGraphs:
             rows_of = None
             if bucket.ranks:
                 assert self._kernels is not None
-                limits = np.array(bucket.ranks), self._max_parts, self._max_columns
+                ranks = np.array(bucket.ranks)
                 rows_of = partial(
-                    self._kernels.slot_rows, self._table.rows, limits, self._base.dtype
+                    self._kernels.slot_rows, self._table.rows, ranks, self._base.dtype
                 )
             step = StaticStep(self._base, self._cache, bucket, rows_of, self._captured)
             self._steps[bucket] = step

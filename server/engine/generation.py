@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from server.engine.answer import Progress, virtual_tokens
+from server.engine.device_sampler import draw_on_device, takes
 from server.engine.logits_processors import (
     Draw,
     TokenIdArray,
@@ -17,6 +18,7 @@ from server.engine.sampler import draw, sample_seed
 from server.engine.sequence import Sequence
 from server.engine.text import Decode, TextStream
 from server.errors import InvalidRequestError
+from server.kernels import Sampler
 from server.types import (
     Delta,
     Finished,
@@ -224,11 +226,13 @@ class Generation:
 
 
 def draw_next(
-    samples: Seq[Sample], logits: torch.Tensor
+    samples: Seq[Sample], logits: torch.Tensor, sampler: Sampler | None = None
 ) -> list[tuple[int | None, TokenLogprob | None]]:
     """Each sample's next token, drawn from its row of `logits` [N, V], which it overwrites, with
     its log-probability where asked for. None where the row is not finite."""
     wanted = [sample.generation.request.num_logprobs for sample in samples]
+    if sampler is not None and takes(logits.shape[1], wanted):
+        return draw_on_device(sampler, logits, [sample.draw() for sample in samples], wanted)
     asked = [i for i, count in enumerate(wanted) if count is not None]
     logprobs = log_probabilities(logits[asked]) if asked else None
     token_ids = draw(logits, [sample.draw() for sample in samples])

@@ -23,15 +23,20 @@ _MAX_ROWS_WORK = 4096
 class LoraStacker:
     """Builds each step's `LoraStep`; keeps the stack of adapters while the next steps fit it.
 
-    With `kernels` there is no stack: every row meets its own adapter.
+    Adapters are of `dtype`. With `kernels` there is no stack: every row meets its own adapter.
 
     With `row_multiple` above 1 every adapter runs as a segment, padded to a multiple of it.
     """
 
     def __init__(
-        self, device: torch.device, kernels: Kernels | None = None, row_multiple: int = 1
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels | None = None,
+        row_multiple: int = 1,
     ) -> None:
         self._device = device
+        self._dtype = dtype
         self._kernels = kernels
         self._row_multiple = row_multiple
         self._stacked: tuple[PlacedAdapter, ...] = ()
@@ -50,7 +55,7 @@ class LoraStacker:
         `short` names each of the first rows' adapter, rows of one adapter next to each other;
         `long` are runs of further rows.
         """
-        adapters = [p if p is not None and p.groups else None for p in short]
+        adapters = [p if p is not None and (p.groups or p.fused) else None for p in short]
         if self._kernels is not None:
             return self._own_rows(self._kernels, adapters, long)
         segments = [
@@ -91,8 +96,9 @@ class LoraStacker:
         end = len(adapters)
         for placed, rows in long:
             end = rows.stop
-            own = placed if placed is not None and placed.groups else None
-            if own is not None and (end - rows.start) * own.rank > _MAX_ROWS_WORK:
+            own = placed if placed is not None and (placed.groups or placed.fused) else None
+            is_long = own is not None and (end - rows.start) * own.rank > _MAX_ROWS_WORK
+            if own is not None and is_long and not own.fused:
                 segments.append(LoraSegment(rows, own.groups))
                 own = None
             starts.append(rows.start)
@@ -102,8 +108,7 @@ class LoraStacker:
             return LoraStep(None, tuple(segments)) if segments else None
         nothing = np.zeros_like(known.updates)
         updates = [nothing if p is None else p.updates for p in owners]
-        dtype = next(iter(known.groups.values())).a.dtype
-        rows_of_step = kernels.adapter_rows([*starts, end], updates, dtype)
+        rows_of_step = kernels.adapter_rows([*starts, end], updates, self._dtype)
         return LoraStep(None, tuple(segments), rows=rows_of_step)
 
     def _masked(

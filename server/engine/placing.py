@@ -1,7 +1,7 @@
 """From an adapter's tensors in host memory to the form that steps run on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -42,31 +42,53 @@ class PlacedAdapter:
     changes: Changes | None
     embeddings: torch.Tensor | None
     updates: npt.NDArray[np.int64]
-    """`groups` as the native kernel reads them."""
+    """`groups` and `fused` as kernels read them."""
     rank: int = 0
     """Largest LoRA rank."""
     serial: int = 0
     num_users: int = 0
     prefix: torch.Tensor | None = None
     head: torch.Tensor | None = None
+    fused: dict[int, Affine] = field(default_factory=dict)
+    """By group index: what kernels apply along with the low-rank updates. Not in `changes`."""
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether what is fused changes only outputs that are updated too."""
+        return all(
+            index in self.groups and affine.input_scale is None
+            for index, affine in self.fused.items()
+        )
 
     def changes_group(self, index: int) -> bool:
         """Whether it changes linears of the group."""
-        if index in self.groups:
+        if index in self.groups or index in self.fused:
             return True
         changes = self.changes
         return changes is not None and (index in changes.affine or index in changes.detours)
 
 
 class Placer:
-    """Makes the device form of adapters. Stateless; safe from any thread."""
+    """Makes the device form of adapters. Stateless; safe from any thread.
 
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> None:
+    With `fuses_affine` the kernels apply factors and summands of a group's numbers themselves,
+    except where a member takes a detour, which comes between update and factor.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        fuses_affine: bool = False,
+    ) -> None:
         self._groups = decoder.groups
         self._norms = decoder.norms
         self._embedding = decoder.embedding
         self._dtype = dtype
         self._device = device
+        self._fuses_affine = fuses_affine
 
     def num_bytes(self, weights: AdapterWeights) -> int:
         """What the device form of `weights` takes, at most: its values in the base's type, and a
@@ -111,6 +133,9 @@ class Placer:
                 own = self._detours(members, skip_inputs=common is not None)
                 if own:
                     detours[group.index] = own
+        fused: dict[int, Affine] = {}
+        if self._fuses_affine:
+            fused = {index: affine.pop(index) for index in list(affine) if index not in detours}
         changes = Changes(affine, detours, self._norm_changes(weights), self._table(weights))
         prompt, prefix, classifier = weights.prompt, weights.prefix, weights.classifier
         return PlacedAdapter(
@@ -118,10 +143,11 @@ class Placer:
             lora,
             changes if changes != Changes() else None,
             None if prompt is None else self._to_device(prompt),
-            describe(lora, len(self._groups)),
+            describe(lora, len(self._groups), fused),
             weights.rank,
             prefix=None if prefix is None else self._to_device(prefix),
             head=None if classifier is None else classifier.weight.to(self._device).float(),
+            fused=fused,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Runner:
         self._layout = layout
         # Deterministic sums: the long chunks' order of summation for all rows.
         self._kernels = None if layout.key_sizes else base.kernels
-        self._stacker = LoraStacker(base.device, self._kernels, layout.row_multiple)
+        self._stacker = LoraStacker(base.device, base.dtype, self._kernels, layout.row_multiple)
         self._changes = ChangeStacker(base.device, layout.row_multiple)
         self._scratch = torch.empty(0, dtype=base.dtype, device=base.device)
 

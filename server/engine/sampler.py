@@ -1,9 +1,10 @@
 """Draws the next token of each sequence, one vectorised pass.
 
 The randomness of a draw is one uniform number, a function of (seed, position) alone; the token is
-where the cumulative distribution first exceeds it. So a request's tokens never depend on its
-neighbours. Bias and penalties come first (`logits_processors.py`), then filters in the order of
-transformers: temperature, top-k, top-p, min-p.
+where the cumulative distribution first exceeds it: in the order of token ids, or, with top-k or
+top-p, of logits from the largest, equals in the order of ids. So a request's tokens never depend
+on its neighbours. Bias and penalties come first (`logits_processors.py`), then filters in the
+order of transformers: temperature, top-k, top-p, min-p.
 """
 
 from collections.abc import Sequence
@@ -88,16 +89,41 @@ def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
         _fill(result, whole, _invert(cumulative, uniform[whole]).tolist())
     filtered = sorted(set(range(len(draws))) - set(whole))
     if filtered:
-        values, ids = probabilities[filtered].topk(min(_SHORTLIST, size))
+        ids, is_open = _shortlist(logits[filtered])
         chosen, enough = _invert_filtered(
-            values, [params[i] for i in filtered], uniform[filtered], size
+            probabilities[filtered].gather(1, ids),
+            [params[i] for i in filtered],
+            uniform[filtered],
+            size,
+            is_open,
         )
         _fill(result, filtered, ids.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist())
         for i in (i for i, ok in zip(filtered, enough.tolist(), strict=True) if not ok):
-            values, ids = probabilities[i : i + 1].sort(dim=-1, descending=True, stable=True)
+            ids = logits[i : i + 1].sort(dim=-1, descending=True, stable=True).indices
+            values = probabilities[i : i + 1].gather(1, ids)
             chosen, _ = _invert_filtered(values, params[i : i + 1], uniform[i : i + 1], size)
             result[i] = int(ids[0, chosen[0]])
     return result
+
+
+def _shortlist(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens [N, S] with the largest of `logits` [N, V], largest first, equals in the order of
+    their ids; and which of them [N, S] have equals that found no place.
+
+    By logits, as rounding makes equals of probabilities.
+    """
+    size = logits.shape[1]
+    # topk leaves open which of equals it takes, and in which order.
+    values, ids = logits.topk(min(_SHORTLIST + 1, size))
+    is_open = torch.zeros_like(ids, dtype=torch.bool)
+    if size > _SHORTLIST:
+        is_open = values == values[:, -1:]
+        is_open, values, ids = (t[:, :_SHORTLIST] for t in (is_open, values, ids))
+    if bool((values[:, 1:] == values[:, :-1]).any()):
+        ids = ids.sort(dim=-1).values
+        order = logits.gather(1, ids).sort(dim=-1, descending=True, stable=True).indices
+        ids = ids.gather(1, order)
+    return ids, is_open
 
 
 def _fill(result: list[int], rows: list[int], token_ids: list[int]) -> None:
@@ -116,11 +142,13 @@ def _invert_filtered(
     params: Sequence[SamplingParams],
     uniform: torch.Tensor,
     vocab_size: int,
+    is_open: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws from rows [N, S] of descending probabilities after top-k, top-p and min-p.
 
     Returns indices into the S columns, and whether the S columns hold everything that the row's
-    filters keep.
+    filters keep: not where they keep a token that `is_open` [N, S], one of equals that others have
+    no place beside.
     """
     device = uniform.device
     size = sorted_probabilities.shape[1]
@@ -138,6 +166,8 @@ def _invert_filtered(
     enough = (k <= size) | (cumulative[:, -1] >= nucleus.squeeze(1)) | (kept[:, -1] == 0.0)
     # Of a top-k set that ends beyond the columns the total, and so the nucleus, is not known.
     enough &= (k <= size) | (k >= vocab_size) | (p >= 1.0)
+    if is_open is not None:
+        enough &= ~(is_open & (kept > 0.0)).any(-1)
     return _invert(kept.cumsum(-1), uniform), enough
 
 

@@ -16,7 +16,7 @@ from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_
 from server.kernels.changes import Affine, Changes, ChangeStep, Detour, Norm
 from server.kernels.embedding import EmbeddingTable
 from server.kernels.groups import LoraGroup
-from server.kernels.interface import AdapterRows, Kernels, Runs, SlotKernels, SlotLimits
+from server.kernels.interface import AdapterRows, Kernels, Runs, SlotKernels
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
     FIELDS,
@@ -26,15 +26,28 @@ from server.kernels.native import (
     load_native,
     lora_rows,
 )
+from server.kernels.sampling import (
+    MAX_TOP,
+    MAX_VOCABULARY,
+    Drawn,
+    Draws,
+    Sampler,
+    factor_of,
+    max_distance,
+)
 
 __all__ = [
     "FIELDS",
+    "MAX_TOP",
+    "MAX_VOCABULARY",
     "AdapterRows",
     "Affine",
     "AttentionStep",
     "ChangeStep",
     "Changes",
     "Detour",
+    "Drawn",
+    "Draws",
     "EmbeddingTable",
     "Kernels",
     "LongChunk",
@@ -46,14 +59,16 @@ __all__ = [
     "Native",
     "Norm",
     "Runs",
+    "Sampler",
     "ShortRows",
     "SlotKernels",
-    "SlotLimits",
     "apply_lora",
     "describe",
+    "factor_of",
     "load_native",
     "load_triton",
     "lora_rows",
+    "max_distance",
     "paged_attention",
 ]
 

@@ -6,13 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from server.kernels.sampling import Sampler
+
 
 class AdapterRows(Protocol):
     """Runs of rows, each with one adapter or none, of one step. The adapters must outlive it."""
 
+    def scale_input(self, group: int, x: torch.Tensor) -> torch.Tensor:
+        """What the group's product, and `add`, take in place of `x` [..., in]: each row times its
+        adapter's input scale, where one was described. `x` itself if there is none."""
+
     def add(self, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Adds the updates of one group of linears to `out` [T, sum of out_features], in place.
-        `x` is [T, in]."""
+        """Adds the updates of one group of linears to `out` [T, sum of out_features], in place,
+        then applies each row's scale and shift, where they were described. `x` is [T, in]."""
 
 
 Runs = tuple[AdapterRows, int] | None
@@ -25,6 +31,14 @@ class Kernels(Protocol):
     @property
     def name(self) -> str:
         """As the configuration and the log call them."""
+
+    @property
+    def fuses_affine(self) -> bool:
+        """Whether `AdapterRows` read the `Affine` that `describe` was given."""
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """Draws tokens where the logits are, or None where torch does it."""
 
     def runs_linear(
         self, dtype: torch.dtype, out_features: int = 32, in_features: int = 64
@@ -85,11 +99,6 @@ class Kernels(Protocol):
         """silu(gate) * up of `x` [..., 2 n], contiguous, which holds gate and up side by side."""
 
 
-SlotLimits = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""By group of linears, the most that any adapter of a step has: rows of A, members that it changes,
-and columns of one of them."""
-
-
 @runtime_checkable
 class SlotKernels(Kernels, Protocol):
     """Kernels that find a step's adapters by numbers in memory of the device, so that a step with
@@ -100,7 +109,14 @@ class SlotKernels(Kernels, Protocol):
         """Most rows of one tile."""
 
     def slot_rows(
-        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+        self,
+        table: torch.Tensor,
+        max_ranks: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        tiles: torch.Tensor,
     ) -> AdapterRows:
         """The runs that `tiles` [n, 3] tell whenever it is used: row of `table` [slots, groups,
-        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`."""
+        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`.
+
+        `max_ranks` [groups] are the most rows of A that any adapter has; groups without any are
+        left alone, and no input is scaled."""

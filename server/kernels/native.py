@@ -17,14 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from server.kernels.changes import Affine
 from server.kernels.groups import LoraGroup
 from server.kernels.interface import Runs
 
 MAX_PARTS = 4
 PART_FIELDS = 5
-FIELDS = 3 + PART_FIELDS * MAX_PARTS
+AFFINE = 3 + PART_FIELDS * MAX_PARTS
+"""Where the addresses of an `Affine` begin: input_scale, scale, shift."""
+FIELDS = AFFINE + 3
 """Of one group in the table that `describe` makes: address of A, its rows, number of members; then
-for each member its first column, columns, first row of A, rows, and the address of B."""
+for each member its first column, columns, first row of A, rows, and the address of B; then those
+from `AFFINE` on, which the native kernels do not read. 0 is nothing."""
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
 # More rows than this are cheaper as torch's product: it is bound by arithmetic, not by reading.
 MAX_LINEAR_ROWS = 96
@@ -70,6 +74,8 @@ class Native:
         self._linear_nf4 = self._function("linear_nf4", _LINEAR_NF4)
 
     name = "native"
+    fuses_affine = False
+    sampler = None
 
     def runs(self, dtype: torch.dtype) -> bool:
         """Whether the kernels beside the linear products run for this element type here."""
@@ -218,6 +224,10 @@ class LoraRows:
     dtype: torch.dtype
     """Of the adapters, and so of the rows."""
 
+    def scale_input(self, group: int, x: torch.Tensor) -> torch.Tensor:
+        """`x` itself."""
+        return x
+
     def add(self, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
         """Adds the updates of one group of linears to `out`, in place."""
         self.native.lora(self, group, x, out)
@@ -243,8 +253,13 @@ def _runs(lora: Runs, dtype: torch.dtype) -> tuple[int | None, int, int | None, 
     return bounds, count, updates + group * FIELDS * 8, num_groups * FIELDS
 
 
-def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np.int64]:
-    """One adapter's updates [num_groups, fields], for `LoraRows`. A group has at most 4 members."""
+def describe(
+    groups: Mapping[int, LoraGroup],
+    num_groups: int,
+    affine: Mapping[int, Affine] | None = None,
+) -> npt.NDArray[np.int64]:
+    """One adapter's updates [num_groups, fields], for `Kernels.adapter_rows`. A group has at most 4
+    members. `affine` is for kernels that fuse it."""
     updates = np.zeros((num_groups, FIELDS), dtype=np.int64)
     for index, group in groups.items():
         assert len(group.parts) <= MAX_PARTS
@@ -255,6 +270,11 @@ def describe(groups: Mapping[int, LoraGroup], num_groups: int) -> npt.NDArray[np
             fields.append(b.data_ptr())
         assert group.a.is_contiguous()
         updates[index, : len(fields)] = fields
+    for index, own in (affine or {}).items():
+        for place, factor in enumerate((own.input_scale, own.scale, own.shift)):
+            if factor is not None:
+                assert factor.is_contiguous()
+                updates[index, AFFINE + place] = factor.data_ptr()
     return updates
 
 

@@ -5,10 +5,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from server.kernels.interface import AdapterRows, Runs, SlotLimits
+from server.kernels.interface import AdapterRows, Runs
 from server.kernels.triton_attention import triton_attention, triton_cache_write
 from server.kernels.triton_linear import triton_linear_nf4, triton_rms_norm, triton_silu_mul
-from server.kernels.triton_lora import TILE_ROWS, TritonRows, triton_rows
+from server.kernels.triton_lora import TILE_ROWS, triton_rows, triton_slot_rows
+from server.kernels.triton_sampler import triton_draw
 from server.kernels.triton_types import TYPES
 
 # Beyond so many rows a product is bound by arithmetic: dequantizing first costs little then.
@@ -20,6 +21,8 @@ class TritonKernels:
 
     name = "triton"
     tile_rows = TILE_ROWS
+    fuses_affine = True
+    sampler = staticmethod(triton_draw)
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -64,11 +67,18 @@ class TritonKernels:
         return triton_rows(bounds, updates, dtype, self._device)
 
     def slot_rows(
-        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+        self,
+        table: torch.Tensor,
+        max_ranks: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        tiles: torch.Tensor,
     ) -> AdapterRows:
         """The runs that `tiles` [n, 3] tell whenever it is used: row of `table` [slots, groups,
-        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`."""
-        return TritonRows(tiles, table, *limits, dtype)
+        fields] (`describe`), first row and number of rows, 0 for none. Tensors are of `dtype`.
+
+        `max_ranks` [groups] are the most rows of A that any adapter has; groups without any are
+        left alone, and no input is scaled."""
+        return triton_slot_rows(table, max_ranks, dtype, tiles)
 
     def cache_write(
         self, cache: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor

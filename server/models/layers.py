@@ -75,6 +75,8 @@ class LinearGroup:
         given = x
         if changes is not None:
             x = changes.scale_input(self.index, x)
+        if lora is not None and lora.rows is not None:
+            x = lora.rows.scale_input(self.index, x)
         if lora is not None and lora.rows is not None and self.weight.takes_lora(x):
             out = self.weight(x, (lora.rows, self.index))
             lora = lora.without_rows

@@ -37,6 +37,7 @@ class Gpu:
             "linear": self._linear,
             "lora": self._lora,
             "attention": self._attention,
+            "sampler": self._sampler,
             "disk": self._disk,
             "decode_torch": lambda: self._decode("torch"),
             "decode_triton": lambda: self._decode("triton"),
@@ -68,6 +69,12 @@ class Gpu:
             ((2, 40),) if self._quick else ((1, 512), (1, 8192), (32, 512), (32, 4096), (128, 512))
         )
         return list(gpu_kernels.attention(self._shape, cases, self._passes))
+
+    def _sampler(self) -> Any:
+        from tests.bench import gpu_kernels
+
+        rows = (2,) if self._quick else _BATCHES
+        return list(gpu_kernels.sampler(self._shape, rows, self._passes))
 
     def _disk(self) -> Any:
         """Writes the base and the adapters that the next sections load."""

@@ -12,15 +12,27 @@ import bitsandbytes.functional as bnb
 import torch
 from bitsandbytes.autograd._functions import matmul_4bit
 
-from server.kernels import LoraGroup, describe
+from server.engine.device_sampler import arrays
+from server.engine.logits_processors import Draw
+from server.engine.sampler import draw
+from server.kernels import Affine, ChangeStep, LoraGroup, describe
 from server.kernels.triton_attention import triton_attention
 from server.kernels.triton_linear import triton_linear_nf4
-from server.kernels.triton_lora import triton_lora, triton_rows
+from server.kernels.triton_lora import TritonRows, triton_lora, triton_rows
+from server.kernels.triton_sampler import triton_draw
+from server.types import SamplingParams
 from tests.bench.shape import Shape
 
 Figures = Mapping[str, Any]
 
 RANK = 16
+SAMPLINGS = {
+    "greedy": SamplingParams(),
+    "plain": SamplingParams(temperature=1.0),
+    "usual": SamplingParams(temperature=0.8, top_k=50, top_p=0.95),
+    # Of random logits: thousands of tokens, so that no shortlist is enough.
+    "wide": SamplingParams(temperature=2.0, top_p=0.95),
+}
 _BLOCK = 16
 
 
@@ -82,12 +94,20 @@ def linear(shape: Shape, rows: tuple[int, ...], passes: int) -> Iterator[Figures
 
 def lora(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
     """Updates of q, k and v, for numbers of adapters and rows of each: the bytes of the factors
-    have to be read once."""
+    have to be read once. With DoRA's scale in the same launch, and with the scale apart."""
     widths = [shape.linears[name][0] for name in ("q_proj", "k_proj", "v_proj")]
     for num_adapters, rows_each in cases:
         adapters = [_adapter(widths, shape.hidden) for _ in range(num_adapters)]
+        scales = torch.rand(num_adapters, sum(widths), device=device(), dtype=torch.bfloat16)
+        scaled = [
+            describe({0: group}, 1, {0: Affine(scale=scale)})
+            for (group, _), scale in zip(adapters, scales, strict=True)
+        ]
         bounds = [rows_each * i for i in range(num_adapters + 1)]
         rows = triton_rows(bounds, [updates for _, updates in adapters], torch.bfloat16, device())
+        dora = triton_rows(bounds, scaled, torch.bfloat16, device())
+        index = torch.arange(num_adapters, device=device()).repeat_interleave(rows_each)
+        apart = ChangeStep((), index, {0: Affine(scale=scales)})
         x = torch.randn(bounds[-1], shape.hidden, device=device(), dtype=torch.bfloat16)
         out = torch.zeros(bounds[-1], sum(widths), device=device(), dtype=torch.bfloat16)
         took = seconds(partial(triton_lora, rows, 0, x, out), passes)
@@ -96,8 +116,15 @@ def lora(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Itera
         )
         yield {
             "adapters": num_adapters, "rows_each": rows_each, "own_s": took,
+            "dora_s": seconds(partial(triton_lora, dora, 0, x, out), passes),
+            "dora_apart_s": seconds(partial(_apart, rows, apart, x, out), passes),
             "bytes_per_s": (num_bytes + x.nbytes + 2 * out.nbytes) / took,
         }  # fmt: skip
+
+
+def _apart(rows: TritonRows, changes: ChangeStep, x: torch.Tensor, out: torch.Tensor) -> None:
+    triton_lora(rows, 0, x, out)
+    changes.apply(0, x, out, lambda given: given)
 
 
 def _adapter(widths: list[int], into: int) -> tuple[LoraGroup, Any]:
@@ -133,3 +160,23 @@ def attention(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> 
             "sequences": num, "positions": length, "own_s": took,
             "bytes_per_s": num_bytes / took,
         }  # fmt: skip
+
+
+def sampler(shape: Shape, rows: tuple[int, ...], passes: int) -> Iterator[Figures]:
+    """Drawing a step's tokens from the logits on the device to the ids on the host: in one launch,
+    and by torch. The logits have to be read once."""
+    for num in rows:
+        logits = 3 * torch.randn(num, shape.vocab, device=device(), dtype=torch.bfloat16)
+        for name, params in SAMPLINGS.items():
+            draws = [Draw(params, position) for position in range(num)]
+            packed = arrays(draws, [None] * num, shape.vocab)
+            own = seconds(partial(triton_draw, logits, packed), passes)
+            yield {
+                "rows": num, "sampling": name, "own_s": own,
+                "torch_s": seconds(partial(_drawn_by_torch, logits, draws), passes),
+                "bytes_per_s": logits.nbytes / own,
+            }  # fmt: skip
+
+
+def _drawn_by_torch(logits: torch.Tensor, draws: list[Draw]) -> None:
+    draw(logits.clone(), draws)

@@ -24,7 +24,14 @@ def test_every_section_of_tritons_benchmark_runs_once(tmp_path: Path) -> None:
     ]
     rest = subprocess.run(command, check=True, capture_output=True, text=True)
     found = {line["section"]: line["found"] for line in map(json.loads, rest.stdout.splitlines())}
-    assert list(found) == ["linear", "attention", "disk", "decode_torch", "decode_triton"]
+    assert list(found) == [
+        "linear",
+        "attention",
+        "sampler",
+        "disk",
+        "decode_torch",
+        "decode_triton",
+    ]
     for name in ("decode_torch", "decode_triton"):
         assert [(one["batch"], one["adapters"]) for one in found[name]] == [(2, 0), (2, 1), (2, 2)]
         assert all(one["step_s"] > 0 for one in found[name])

@@ -1,8 +1,10 @@
 """The native kernels with tables of slots, as kernels on CUDA have them."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from server.kernels import AdapterRows, Native, SlotLimits
+from server.kernels import AdapterRows, Native
 
 
 class NativeSlots(Native):
@@ -11,9 +13,13 @@ class NativeSlots(Native):
     tile_rows = 3
 
     def slot_rows(
-        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+        self,
+        table: torch.Tensor,
+        max_ranks: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        tiles: torch.Tensor,
     ) -> AdapterRows:
-        return _SlotRows(self, table, limits, dtype, tiles)
+        return _SlotRows(self, table, max_ranks, dtype, tiles)
 
     def takes(self, x: torch.Tensor) -> bool:
         # The product and the updates apart.
@@ -25,23 +31,23 @@ class _SlotRows:
         self,
         native: NativeSlots,
         table: torch.Tensor,
-        limits: SlotLimits,
+        max_ranks: npt.NDArray[np.int64],
         dtype: torch.dtype,
         tiles: torch.Tensor,
     ) -> None:
-        self._native, self._table, self._limits = native, table, limits
+        self._native, self._table, self._max_ranks = native, table, max_ranks
         self._dtype, self._tiles = dtype, tiles
 
+    def scale_input(self, group: int, x: torch.Tensor) -> torch.Tensor:
+        return x
+
     def add(self, group: int, x: torch.Tensor, out: torch.Tensor) -> None:
-        ranks, parts, columns = (limit[group] for limit in self._limits)
         for slot, first, count in self._tiles.tolist():
             updates = self._table[slot].numpy()
-            rank, num_parts, *fields = updates[group][1:]
+            rank = updates[group][1]
             if not count or not rank:
                 continue
-            assert rank <= ranks, "a step was put into a bucket of lower ranks"
-            assert num_parts <= parts
-            assert max(fields[1::5]) <= columns
+            assert rank <= self._max_ranks[group], "a step was put into a bucket of lower ranks"
             assert 0 <= first < first + count <= len(x)
             assert count <= NativeSlots.tile_rows
             rows = self._native.adapter_rows([0, count], [updates], self._dtype)

@@ -4,12 +4,14 @@ it made, on the same memory, without the Python around them."""
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from server.engine.capture import Replay, Run
-from server.kernels import AdapterRows, Kernels, SlotLimits
+from server.kernels import AdapterRows, Kernels
 
 # What reads numbers back from the device, makes a shape depend on them, or brings some from the
 # host.
@@ -101,9 +103,13 @@ class TapedKernels:
         return getattr(self.inner, name)
 
     def slot_rows(
-        self, table: torch.Tensor, limits: SlotLimits, dtype: torch.dtype, tiles: torch.Tensor
+        self,
+        table: torch.Tensor,
+        max_ranks: npt.NDArray[np.int64],
+        dtype: torch.dtype,
+        tiles: torch.Tensor,
     ) -> "TapedRows":
-        rows = self.inner.slot_rows(table, limits, dtype, tiles)  # type: ignore[attr-defined]
+        rows = self.inner.slot_rows(table, max_ranks, dtype, tiles)  # type: ignore[attr-defined]
         return TapedRows(rows, self._taped(rows.add))
 
     def _taped(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,3 +129,6 @@ class TapedRows:
     def __init__(self, inner: AdapterRows, add: Callable[..., None]) -> None:
         self.inner = inner
         self.add = add
+
+    def scale_input(self, group: int, x: torch.Tensor) -> torch.Tensor:
+        return self.inner.scale_input(group, x)

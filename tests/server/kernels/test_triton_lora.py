@@ -10,38 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.kernels import LoraGroup, describe
+from server.kernels import describe
 from server.kernels.reference import lora_reference
 from server.kernels.triton_lora import triton_lora, triton_rows
+from tests.server.kernels.drawn_adapters import GROUP, NUM_GROUPS, Adapter
 
-GROUP, NUM_GROUPS = 1, 3
 # The hidden numbers and the result are rounded; the interpreter cuts bits off instead.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7 if DEVICE.type == "cuda" else 2**-6}
-
-
-class Adapter:
-    """One adapter of group 1: a rank for each member, 0 where it leaves the member alone."""
-
-    def __init__(
-        self, ranks: list[int], widths: list[int], size: int, dtype: torch.dtype, seed: int
-    ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.members: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
-        parts, rows, start, first = [], [], 0, 0
-        for rank, width in zip(ranks, widths, strict=True):
-            if rank:
-                a = torch.randn(rank, size, generator=generator).to(dtype)
-                b = torch.randn(rank, width, generator=generator).to(DEVICE, dtype)
-                columns = slice(start, start + width)
-                self.members.append((columns, a, b))
-                parts.append((columns, slice(first, first + rank), b))
-                rows.append(a)
-                first += rank
-            start += width
-        self.a = torch.cat(rows).to(DEVICE) if rows else torch.empty(0, size)
-        self.group = LoraGroup(self.a, tuple(parts))
-        groups = {GROUP: self.group} if rows else {}
-        self.updates = describe(groups, NUM_GROUPS)
 
 
 def run(
@@ -79,7 +54,7 @@ def check(
 ) -> None:
     generator = torch.Generator().manual_seed(9)
     num_rows = sum(counts)
-    # Rows lie further apart than they are long, and what is behind them must not be touched.
+    # Rows lie further apart than they are long.
     x = torch.randn(num_rows, size + 5, generator=generator).to(DEVICE, dtype)[:, :size]
     wide = torch.randn(num_rows, width + 3, generator=generator).to(DEVICE, dtype)
     wide[:, width:] = float("nan")
