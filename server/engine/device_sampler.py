@@ -58,7 +58,7 @@ def arrays(draws: Sequence[Draw], wanted: Sequence[int | None], size: int) -> Dr
     counts[:, 0] = [p.top_k if 0 < p.top_k < size else size for p in params]
     counts[:, 1] = [max_distance(p.min_p) for p in params]
     counts[:, 2] = [-1 if count is None else count for count in wanted]
-    masks = []
+    masks: list[npt.NDArray[np.uint8]] = []
     for row, item in enumerate(draws):
         counts[row, 3] = -1 if item.allowed is None else len(masks)
         if item.allowed is not None:

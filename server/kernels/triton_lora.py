@@ -80,7 +80,8 @@ def triton_rows(
         if stacked[run].any()
         for first in range(bounds[run], bounds[run + 1], _ROWS)
     ]
-    scaled = stacked[:, :, AFFINE].any(axis=0)
+    used: npt.NDArray[np.bool_] = np.logical_or.reduce(stacked != 0, axis=0)
+    scaled = used[:, AFFINE]
     runs = None
     if scaled.any():
         owners = np.full(bounds[-1], -1, dtype=np.int32)
@@ -91,7 +92,7 @@ def triton_rows(
         runs,
         torch.from_numpy(stacked).to(device, non_blocking=True),
         stacked[:, :, 1].max(axis=0),
-        stacked[:, :, [1, AFFINE + 1, AFFINE + 2]].any(axis=(0, 2)),
+        used[:, 1] | used[:, AFFINE + 1] | used[:, AFFINE + 2],
         scaled,
         dtype,
     )

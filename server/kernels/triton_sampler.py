@@ -8,32 +8,33 @@ largest of those on are few, and hold every token that is likely. Where they do 
 enough, or equals make them too many, the same search goes through the whole row.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 import triton
 import triton.language as tl
 
-from server.kernels.sampling import (
-    MAX_EXPONENT,
-    MAX_TOP,
-    MAX_VOCABULARY,
-    NO_MIN_P,
-    POLYNOMIAL,
-    WEIGHT_SHIFT,
-    Drawn,
-    Draws,
+from server.kernels.sampling import MAX_TOP, MAX_VOCABULARY, Drawn, Draws
+from server.kernels.triton_keys import (
+    EXPONENT,
+    INFINITE,
+    LARGEST,
+    LOWEST,
+    WITHOUT_MIN_P,
+    cut_of,
+    key_of,
+    lanes_of,
+    nth_equal,
+    number_of,
+    search,
+    shorten,
+    sum_from,
+    weight_of,
 )
 
 _BLOCK = 2048
-# Keys of -inf, +inf and NaN: negative numbers have their bits turned around.
-_LOWEST = tl.constexpr(-2139095041)
-_INFINITE = tl.constexpr(0x7F800000)
-_NAN = tl.constexpr(0x7FC00000)
-_LARGEST = tl.constexpr(3.4028234663852886e38)
-_C0, _C1, _C2, _C3, _C4, _C5, _C6 = (tl.constexpr(c) for c in POLYNOMIAL)
-_SHIFT = tl.constexpr(WEIGHT_SHIFT)
-_MAX_EXPONENT = tl.constexpr(float(MAX_EXPONENT))
-_NO_MIN_P = tl.constexpr(NO_MIN_P)
 
 
 def triton_draw(logits: torch.Tensor, draws: Draws, *, block: int = _BLOCK) -> Drawn:
@@ -42,6 +43,8 @@ def triton_draw(logits: torch.Tensor, draws: Draws, *, block: int = _BLOCK) -> D
     num_rows, size = logits.shape
     if size > MAX_VOCABULARY or draws.max_top > MAX_TOP:
         raise ValueError(f"{size} tokens, {draws.max_top} of them wanted: too many")
+    if not num_rows:
+        return Drawn([], [], [])
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     top = triton.next_power_of_2(max(1, draws.max_top))
@@ -51,19 +54,20 @@ def triton_draw(logits: torch.Tensor, draws: Draws, *, block: int = _BLOCK) -> D
     )
     found = torch.empty(num_rows, 2 + 2 * top, dtype=torch.int32, device=logits.device)
     reals, counts, token_ids, values, masks = _on_device(draws, logits.device)
-    if num_rows:
-        _draw[(num_rows,)](
-            logits, logits.stride(0), keys, keys.stride(0), found, found.stride(0),
-            reals, counts, token_ids, values, masks, draws.masks.shape[1], size,
-            BLOCK=block, CHUNKS=triton.next_power_of_2(triton.cdiv(size, block)), SHORT=short,
-            NEEDED=block // 8, TOP=top, num_warps=8,
-        )  # fmt: skip
+    _draw[(num_rows,)](
+        logits, logits.stride(0), keys, keys.stride(0), found, found.stride(0),
+        reals, counts, token_ids, values, masks, draws.masks.shape[1], size,
+        BLOCK=block, CHUNKS=triton.next_power_of_2(triton.cdiv(size, block)), SHORT=short,
+        NEEDED=block // 8, TOP=top, num_warps=8,
+    )  # fmt: skip
     return _drawn(found.cpu().numpy(), draws, top, size)
 
 
 def _on_device(draws: Draws, device: torch.device) -> tuple[torch.Tensor, ...]:
     """The fields of `draws` on the device, by one copy."""
-    fields = (draws.reals, draws.counts, draws.token_ids, draws.values, draws.masks)
+    fields: tuple[npt.NDArray[Any], ...] = (
+        draws.reals, draws.counts, draws.token_ids, draws.values, draws.masks,
+    )  # fmt: skip
     packed = np.concatenate(
         [np.ascontiguousarray(field).view(np.uint8).ravel() for field in fields]
     )
@@ -79,11 +83,9 @@ def _on_device(draws: Draws, device: torch.device) -> tuple[torch.Tensor, ...]:
     )
 
 
-def _drawn(
-    found: "np.ndarray[tuple[int, int], np.dtype[np.int32]]", draws: Draws, top: int, size: int
-) -> Drawn:
+def _drawn(found: npt.NDArray[np.int32], draws: Draws, top: int, size: int) -> Drawn:
     wanted = np.minimum(draws.counts[:, 2], size).tolist()
-    logprobs = found[:, 1].view(np.float32) if len(found) else np.empty(0, np.float32)
+    logprobs = found[:, 1].view(np.float32)
     ids = found[:, 2 : 2 + top].tolist()
     numbers = np.ascontiguousarray(found[:, 2 + top :]).view(np.float32).tolist()
     return Drawn(
@@ -97,109 +99,6 @@ def _drawn(
 
 
 @triton.jit
-def _number(key):
-    """The float32 that a key stands for."""
-    return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _key(x):
-    """The key of a float32; both zeros have one, and all that are not numbers."""
-    bits = tl.where(x == 0, 0.0, x).to(tl.int32, bitcast=True)
-    return tl.where(x != x, _NAN, tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF))
-
-
-@triton.jit
-def _weight(key, top, factor):
-    """As `sampling.weights_of`, of keys up to that of `top`."""
-    number = tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
-    distance = tl.minimum((top - number).to(tl.float64) * factor, _MAX_EXPONENT)
-    distance = (distance * 4294967296.0).to(tl.int64)
-    fraction = distance & 0xFFFFFFFF
-    weight = _C5 - ((fraction * _C6) >> 32)
-    weight = _C4 - ((fraction * weight) >> 32)
-    weight = _C3 - ((fraction * weight) >> 32)
-    weight = _C2 - ((fraction * weight) >> 32)
-    weight = _C1 - ((fraction * weight) >> 32)
-    weight = _C0 - ((fraction * weight) >> 32)
-    return (weight << _SHIFT) >> (distance >> 32)
-
-
-@triton.jit
-def _above(keys, size, cut, top, factor, WEIGHED: tl.constexpr, BLOCK: tl.constexpr):
-    """How many of the keys are at least `cut`; with WEIGHED, what they weigh."""
-    total = tl.zeros((BLOCK,), tl.int64)
-    for start in range(0, size, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        key = tl.load(keys + place, place < size, _LOWEST)
-        inside = (place < size) & (key >= cut)
-        if WEIGHED:
-            total += tl.where(inside, _weight(key, top, factor), 0)
-        else:
-            total += inside.to(tl.int64)
-    return tl.sum(total, 0)
-
-
-@triton.jit
-def _search(keys, size, low, high, target, top, factor, WEIGHED: tl.constexpr, BLOCK: tl.constexpr):
-    """The largest cut from `low` to `high` above which, itself included, there is at least
-    `target`; and how much there is above it, itself left out."""
-    low, high = low.to(tl.int64), high.to(tl.int64)
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if _above(keys, size, middle, top, factor, WEIGHED, BLOCK) >= target:
-            low = middle
-        else:
-            high = middle - 1
-    return low.to(tl.int32), _above(keys, size, low + 1, top, factor, WEIGHED, BLOCK)
-
-
-@triton.jit
-def _nth(keys, size, cut, nth, BLOCK: tl.constexpr):
-    """The place of the key that equals `cut` and comes after `nth` others."""
-    place = tl.arange(0, BLOCK)
-    found = tl.zeros((BLOCK,), tl.int32)
-    seen = 0
-    for start in range(0, size, BLOCK):
-        at = start + place
-        same = ((at < size) & (tl.load(keys + at, at < size, _LOWEST) == cut)).to(tl.int32)
-        found += tl.where((same > 0) & (seen + tl.cumsum(same, 0) - 1 == nth), at, 0)
-        seen += tl.sum(same, 0)
-    return tl.sum(found, 0)
-
-
-@triton.jit
-def _shorten(keys, size, cut, short, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes the keys from `cut` on, and behind SHORT of them their tokens, in the order of
-    tokens; returns how many there are, 0 for too many."""
-    count = 0
-    for start in range(0, size, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        key = tl.load(keys + place, place < size, _LOWEST)
-        inside = ((place < size) & (key >= cut)).to(tl.int32)
-        target = count + tl.cumsum(inside, 0) - 1
-        known = (inside > 0) & (target < SHORT)
-        tl.store(short + target, key, known)
-        tl.store(short + SHORT + target, place, known)
-        count += tl.sum(inside, 0)
-    tl.debug_barrier()
-    return tl.where(count > SHORT, 0, count)
-
-
-@triton.jit
-def _cut_of(lanes, best, NEEDED: tl.constexpr):
-    """The NEEDED-th largest of the lanes' own largest keys: so many tokens, at least, are there."""
-    low, high = tl.full((), _LOWEST, tl.int64), best.to(tl.int64)
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if tl.sum((lanes >= middle).to(tl.int32), 0) >= NEEDED:
-            low = middle
-        else:
-            high = middle - 1
-    return low.to(tl.int32)
-
-
-@triton.jit
 def _edit(keys, token_ids, values, begin, end, penalty, KIND: tl.constexpr, BLOCK: tl.constexpr):
     """Bans tokens (0), adds values to their logits (1), or penalizes repetition (2)."""
     for start in range(begin, end, BLOCK):
@@ -207,17 +106,17 @@ def _edit(keys, token_ids, values, begin, end, penalty, KIND: tl.constexpr, BLOC
         known = place < end
         target = keys + tl.load(token_ids + place, known, 0)
         if KIND == 0:
-            tl.store(target, tl.full((BLOCK,), _LOWEST, tl.int32), known)
+            tl.store(target, tl.full((BLOCK,), LOWEST, tl.int32), known)
         else:
             old_key = tl.load(target, known, 0)
-            finite = (old_key > _LOWEST) & (old_key < _INFINITE)
-            old = _number(tl.where(finite, old_key, 0))
+            finite = (old_key > LOWEST) & (old_key < INFINITE)
+            old = number_of(tl.where(finite, old_key, 0))
             if KIND == 1:
                 new = old + tl.load(values + place, known, 0.0)
             else:
                 new = tl.where(old < 0, old * penalty, tl.div_rn(old, penalty))
-            new = tl.minimum(tl.maximum(new, -_LARGEST), _LARGEST)
-            tl.store(target, tl.where(finite, _key(new), old_key), known)
+            new = tl.minimum(tl.maximum(new, -LARGEST), LARGEST)
+            tl.store(target, tl.where(finite, key_of(new), old_key), known)
     tl.debug_barrier()
 
 
@@ -230,21 +129,8 @@ def _allow(keys, size, mask, BLOCK: tl.constexpr):
         key = tl.load(keys + place, known, 0)
         bits = tl.load(mask + place // 8, known, 0).to(tl.int32)
         allowed = ((bits >> (place % 8)) & 1) != 0
-        tl.store(keys + place, tl.where(allowed | (key >= _INFINITE), key, _LOWEST), known)
+        tl.store(keys + place, tl.where(allowed | (key >= INFINITE), key, LOWEST), known)
     tl.debug_barrier()
-
-
-@triton.jit
-def _lanes(keys, size, BLOCK: tl.constexpr):
-    """Each lane's largest key and the first token that has it."""
-    lanes = tl.full((BLOCK,), _LOWEST - 1, tl.int32)
-    owners = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, size, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        key = tl.load(keys + place, place < size, _LOWEST - 1)
-        owners = tl.where(key > lanes, place, owners)
-        lanes = tl.maximum(lanes, key)
-    return lanes, owners
 
 
 @triton.jit
@@ -253,19 +139,19 @@ def _tops(
     BLOCK: tl.constexpr, SHORT: tl.constexpr, NEEDED: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
     """The `num` largest keys, of equals the first, and their log-probabilities."""
-    cut = _cut_of(lanes, best, NEEDED)
-    count = _shorten(keys, size, cut, scratch, SHORT, BLOCK)
+    cut = cut_of(lanes, best, NEEDED)
+    count = shorten(keys, size, cut, scratch, SHORT, BLOCK)
     is_short = num <= count
     source = keys + tl.where(is_short, size, 0)
     length = tl.where(is_short, count, size)
-    low = tl.where(is_short, cut, _LOWEST)
-    last, above = _search(source, length, low, best, num, 0.0, 0.0, False, BLOCK)
+    low = tl.where(is_short, cut, LOWEST)
+    last, above = search(source, length, low, best, num, 0.0, 0.0, False, BLOCK)
     taken, equals = 0, 0
     chosen = scratch + 2 * SHORT
     for start in range(0, length, BLOCK):
         place = start + tl.arange(0, BLOCK)
         known = place < length
-        key = tl.load(source + place, known, _LOWEST)
+        key = tl.load(source + place, known, LOWEST)
         token = tl.where(
             is_short, tl.load(scratch + SHORT + place, known & (place < SHORT), 0), place
         )
@@ -286,7 +172,7 @@ def _tops(
     )
     rank = tl.sum((ahead & known[None, :]).to(tl.int32), 1)
     tl.store(found + 2 + rank, tl.load(chosen + TOP + place, known, 0), known)
-    logprob = _number(key) - _number(best) - log_sum
+    logprob = number_of(key) - number_of(best) - log_sum
     tl.store(found + 2 + TOP + rank, logprob.to(tl.int32, bitcast=True), known)
     # The shortlist is written anew for the draw.
     tl.debug_barrier()
@@ -301,15 +187,15 @@ def _in_order(
     chunk, sums = tl.arange(0, CHUNKS), tl.zeros((CHUNKS,), tl.int64)
     for start in range(0, size, BLOCK):
         place = start + tl.arange(0, BLOCK)
-        key = tl.load(keys + place, place < size, _LOWEST)
-        weight = tl.where(key >= lowest, _weight(key, top, factor), 0)
+        key = tl.load(keys + place, place < size, LOWEST)
+        weight = tl.where(key >= lowest, weight_of(key, top, factor), 0)
         sums = tl.where(chunk == start // BLOCK, tl.sum(weight, 0), sums)
     target = (uniform * tl.sum(sums, 0).to(tl.float64)).to(tl.int64)
     own = tl.sum((tl.cumsum(sums, 0) <= target).to(tl.int32), 0)
     before = tl.sum(tl.where(chunk < own, sums, 0), 0)
     place = own * BLOCK + tl.arange(0, BLOCK)
-    key = tl.load(keys + place, place < size, _LOWEST)
-    weight = tl.where(key >= lowest, _weight(key, top, factor), 0)
+    key = tl.load(keys + place, place < size, LOWEST)
+    weight = tl.where(key >= lowest, weight_of(key, top, factor), 0)
     return own * BLOCK + tl.sum((before + tl.cumsum(weight, 0) <= target).to(tl.int32), 0)
 
 
@@ -320,18 +206,18 @@ def _by_score(
 ):  # fmt: skip
     """The token drawn from what top-k, top-p and min-p keep, in the order of scores."""
     short = keys + size
-    count = _shorten(keys, size, cut, short, SHORT, BLOCK)
-    weight = _above(short, count, _LOWEST, top, factor, True, BLOCK)
+    count = shorten(keys, size, cut, short, SHORT, BLOCK)
+    weight = sum_from(short, count, LOWEST, top, factor, True, BLOCK)
     if top_k < size:
         ok = top_k <= count
         source, length = keys + tl.where(ok, size, 0), tl.where(ok, count, size)
-        last, above = _search(
-            source, length, tl.where(ok, cut, _LOWEST), best, top_k, top, factor, False, BLOCK
+        last, above = search(
+            source, length, tl.where(ok, cut, LOWEST), best, top_k, top, factor, False, BLOCK
         )
-        kept = _above(source, length, last.to(tl.int64) + 1, top, factor, True, BLOCK)
-        kept += (top_k - above) * _weight(last, top, factor)
+        kept = sum_from(source, length, last.to(tl.int64) + 1, top, factor, True, BLOCK)
+        kept += (top_k - above) * weight_of(last, top, factor)
     else:
-        kept = _above(keys, size, _LOWEST, top, factor, True, BLOCK)
+        kept = sum_from(keys, size, LOWEST, top, factor, True, BLOCK)
     if top_p < 1.0:
         nucleus = top_p * kept.to(tl.float64)
         target = nucleus.to(tl.int64)
@@ -339,33 +225,33 @@ def _by_score(
         target = tl.minimum(tl.maximum(target, 1), kept)
         ok = target <= weight
         source, length = keys + tl.where(ok, size, 0), tl.where(ok, count, size)
-        last, above = _search(
-            source, length, tl.where(ok, cut, _LOWEST), best, target, top, factor, True, BLOCK
+        last, above = search(
+            source, length, tl.where(ok, cut, LOWEST), best, target, top, factor, True, BLOCK
         )
-        own = _weight(last, top, factor)
+        own = weight_of(last, top, factor)
         kept = above + (target - above + own - 1) // own * own
-    if max_distance < _NO_MIN_P:
+    if max_distance < WITHOUT_MIN_P:
         ok = (count > 0) & (lowest >= cut)
         source, length = keys + tl.where(ok, size, 0), tl.where(ok, count, size)
-        kept = tl.minimum(kept, _above(source, length, lowest, top, factor, True, BLOCK))
+        kept = tl.minimum(kept, sum_from(source, length, lowest, top, factor, True, BLOCK))
     target = (uniform * kept.to(tl.float64)).to(tl.int64)
     ok = target < weight
     source, length = keys + tl.where(ok, size, 0), tl.where(ok, count, size)
-    last, above = _search(
-        source, length, tl.where(ok, cut, _LOWEST), best, target + 1, top, factor, True, BLOCK
+    last, above = search(
+        source, length, tl.where(ok, cut, LOWEST), best, target + 1, top, factor, True, BLOCK
     )
-    place = _nth(source, length, last, (target - above) // _weight(last, top, factor), BLOCK)
+    place = nth_equal(source, length, last, (target - above) // weight_of(last, top, factor), BLOCK)
     return tl.where(ok, tl.load(short + SHORT + tl.minimum(place, SHORT - 1)), place)
 
 
 @triton.jit
 def _lowest_allowed(best, top, factor, max_distance):
     """The smallest key that min-p keeps."""
-    low, high = tl.full((), _LOWEST, tl.int64), best.to(tl.int64)
+    low, high = tl.full((), LOWEST, tl.int64), best.to(tl.int64)
     while low < high:
         middle = (low + high) >> 1
-        distance = (top - _number(middle.to(tl.int32))).to(tl.float64) * factor
-        if (tl.minimum(distance, _MAX_EXPONENT) * 4294967296.0).to(tl.int64) <= max_distance:
+        distance = (top - number_of(middle.to(tl.int32))).to(tl.float64) * factor
+        if (tl.minimum(distance, EXPONENT) * 4294967296.0).to(tl.int64) <= max_distance:
             high = middle
         else:
             low = middle + 1
@@ -393,16 +279,16 @@ def _draw(
     for start in range(0, size, BLOCK):
         place = start + tl.arange(0, BLOCK)
         x = tl.load(logits + place, place < size, float("-inf")).to(tl.float32)
-        tl.store(keys + place, _key(x), place < size)
+        tl.store(keys + place, key_of(x), place < size)
         if num_top >= 0:
             new = tl.maximum(largest, x)
             base = tl.where(new == float("-inf"), 0.0, new)
             sums = sums * tl.exp(largest - base) + tl.exp(x - base)
             largest = new
     tl.debug_barrier()
-    lanes, owners = _lanes(keys, size, BLOCK)
+    lanes, owners = lanes_of(keys, size, BLOCK)
     best = tl.max(lanes, 0)
-    highest, log_sum = _number(best), 0.0
+    highest, log_sum = number_of(best), 0.0
     if num_top >= 0:
         peak = tl.max(largest, 0)
         peak = tl.where(peak == float("-inf"), 0.0, peak)
@@ -423,20 +309,20 @@ def _draw(
         _edit(keys, token_ids, values, lowered, end, penalty, 1, BLOCK)
         if mask >= 0:
             _allow(keys, size, masks + mask * mask_bytes, BLOCK)
-        lanes, owners = _lanes(keys, size, BLOCK)
+        lanes, owners = lanes_of(keys, size, BLOCK)
         best = tl.max(lanes, 0)
     token = tl.min(tl.where(lanes == best, owners, size), 0)
     factor = tl.load(reals)
-    finite = (best > _LOWEST) & (best < _INFINITE)
+    finite = (best > LOWEST) & (best < INFINITE)
     if finite & (factor > 0.0):
-        top = _number(best)
+        top = number_of(best)
         max_distance, top_k = tl.load(counts + 1), tl.load(counts)
         top_p, uniform = tl.load(reals + 1), tl.load(reals + 2)
-        lowest = tl.full((), _LOWEST, tl.int32)
-        if max_distance < _NO_MIN_P:
+        lowest = tl.full((), LOWEST, tl.int32)
+        if max_distance < WITHOUT_MIN_P:
             lowest = _lowest_allowed(best, top, factor, max_distance)
         if (top_k < size) | (top_p < 1.0):
-            cut = _cut_of(lanes, best, NEEDED)
+            cut = cut_of(lanes, best, NEEDED)
             token = _by_score(
                 keys, size, cut, best, top, factor, lowest, max_distance, top_k, top_p, uniform,
                 BLOCK, SHORT,
