@@ -13,7 +13,7 @@ from server.adapters.weights import tensors_of
 from server.errors import AdapterRefusedError
 from server.models.loader import load_base
 from server.types import BaseInfo
-from tests.server.adapters.hostile import (
+from tests.server.adapters.hostile.cases import (
     CASES,
     HARMLESS,
     MAX_BYTES,

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.config import AdaptersConfig
 from tests.process import ServerProcess, start
-from tests.server.adapters.hostile import (
+from tests.server.adapters.hostile.cases import (
     CASES,
     HARMLESS,
     MAX_BYTES,
