@@ -159,8 +159,8 @@ def _scores(results: Results) -> str:
     header = ["task", "samples", "metric", "no examples", "3 examples", "guessing", "trivial"]
     note = (
         "By the eval suite through the server (NF4), with 95% intervals. *Guessing*: the expected "
-        "score of a random choice (of bbh, among the answers that its sub-task has). *Trivial*: the better of one constant answer from the training "
-        "file and a copy of the input."
+        "score of a random choice (of bbh, among the answers that its sub-task has). *Trivial*: "
+        "the better of one constant answer from the training file and a copy of the input."
     )
     return f"{note}\n\n{table(header, rows)}"
 
