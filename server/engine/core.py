@@ -25,6 +25,7 @@ from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.engine.scoring import Scoring
 from server.engine.sequence import Sequence
+from server.engine.side_stream import SideStream, side_stream
 from server.engine.slots import AdapterSlots
 from server.errors import (
     AdapterRefusedError,
@@ -50,7 +51,8 @@ class EngineCore:
     adapter goes to a device slot or out of it. `clock` counts seconds; deadlines are on it.
 
     Adapters are placed by `loader`, which calls `on_placed` for each; by default within the step.
-    With `capture`, steps that only decode are recorded and replayed.
+    `stream` is where they are made; by default the device's. With `capture`, steps that only decode
+    are recorded and replayed.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class EngineCore:
         loader: Executor | None = None,
         on_placed: Callable[[], None] = lambda: None,
         capture: Capture | None = None,
+        stream: SideStream | None = None,
     ) -> None:
         self._base = base
         self._config = config
@@ -99,7 +102,7 @@ class EngineCore:
                 and base.kernels.fuses_affine,
             ),
             loader or InlineExecutor(),
-            base.device,
+            stream or side_stream(base.device),
             on_placed,
             metrics.adapter_placed,
             self._prefixes.forget,

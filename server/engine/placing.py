@@ -146,12 +146,16 @@ class Placer:
             describe(lora, len(self._groups), fused),
             weights.rank,
             prefix=None if prefix is None else self._to_device(prefix),
-            head=None if classifier is None else classifier.weight.to(self._device).float(),
+            head=None if classifier is None else self._moved(classifier.weight).float(),
             fused=fused,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device, self._dtype)
+        # Converted where it arrives: a copy that converts on the host would wait for it.
+        return self._moved(tensor).to(self._dtype)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
     def _low_rank(self, members: Sequence[tuple[slice, LowRank]]) -> LoraGroup:
         pieces = []
@@ -169,8 +173,8 @@ class Placer:
         """B times the scaling, in the base's type."""
         if update.b.dtype == self._dtype:
             # The same bits: the product is made in float32 and then rounded either way.
-            return update.b.to(self._device) * update.scaling
-        return self._to_device(update.b.float() * update.scaling)
+            return self._moved(update.b) * update.scaling
+        return (self._moved(update.b).float() * update.scaling).to(self._dtype)
 
     def _scales(
         self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
@@ -183,15 +187,15 @@ class Placer:
         for columns, change in members:
             own = torch.zeros(()) if bias is None else bias[columns].float()
             if change.bias is not None:
-                shift[columns] = change.bias.to(self._device).float() - own
+                shift[columns] = self._moved(change.bias).float() - own
             if change.magnitude is not None:
                 scale[columns] = self._dora_scale(group, columns, change)
                 # The base's bias is outside of what the magnitude scales.
                 shift[columns] += (1 - scale[columns]) * own
             if change.output_scale is not None:
-                scale[columns] = change.output_scale.to(self._device).float()
+                scale[columns] = self._moved(change.output_scale).float()
             if change.shift is not None:
-                shift[columns] += change.shift.to(self._device).float()
+                shift[columns] += self._moved(change.shift).float()
         scaled, shifted = bool((scale != 1).any()), bool((shift != 0).any())
         return (
             scale.to(self._dtype) if scaled else None,
@@ -203,10 +207,10 @@ class Placer:
         assert update is not None
         assert change.magnitude is not None
         weight = group.weight.dequantized()[columns].float()
-        a, b = update.a.to(self._device).float(), update.b.to(self._device).float()
+        a, b = self._moved(update.a).float(), self._moved(update.b).float()
         changed = torch.addmm(weight, b, a, alpha=update.scaling)
         norm: torch.Tensor = torch.linalg.vector_norm(changed, dim=1)
-        return change.magnitude.to(self._device).float() / norm
+        return self._moved(change.magnitude).float() / norm
 
     def _common_input_scale(
         self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
@@ -271,7 +275,7 @@ class Placer:
             weight = self._to_device(change.replacement) * scale
         if change.low_rank is not None:
             a = self._to_device(change.low_rank.a.t()).contiguous()
-            b = change.low_rank.b.to(self._device).float().t() * change.low_rank.scaling
+            b = self._moved(change.low_rank.b).float().t() * change.low_rank.scaling
             if change.magnitude is not None:
                 factor = self._embedding_factor(change)
             b = self._to_device(b * scale).contiguous()
@@ -285,10 +289,10 @@ class Placer:
         assert update is not None
         assert change.magnitude is not None
         weight = self._embedding.weight if own is None else self._to_device(own)
-        a, b = update.a.to(self._device).float(), update.b.to(self._device).float()
+        a, b = self._moved(update.a).float(), self._moved(update.b).float()
         changed = torch.addmm(weight.float(), a.t(), b.t(), alpha=update.scaling)
         norm: torch.Tensor = torch.linalg.vector_norm(changed, dim=0)
-        return self._to_device(change.magnitude.to(self._device).float() / norm)
+        return self._to_device(self._moved(change.magnitude).float() / norm)
 
 
 def _is_more_than_low_rank(change: LinearChange) -> bool:

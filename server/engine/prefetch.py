@@ -18,6 +18,7 @@ import torch
 from server.adapters.weights import AdapterWeights, tensors_of
 from server.engine.placing import Key, PlacedAdapter, Placer
 from server.engine.sequence import Sequence
+from server.engine.side_stream import SideStream
 from server.engine.slots import AdapterSlots
 from server.errors import ServerError
 
@@ -56,7 +57,7 @@ class Prefetcher:
         slots: AdapterSlots,
         placer: Placer,
         executor: Executor,
-        device: torch.device,
+        stream: SideStream,
         on_finished: Callable[[], None],
         on_placed: Callable[[str, float], None],
         on_gone: Callable[[Key], None],
@@ -67,8 +68,7 @@ class Prefetcher:
         self._slots = slots
         self._placer = placer
         self._executor = executor
-        # Copies run beside the steps' own kernels.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = stream
         self._on_finished = on_finished
         self._on_placed = on_placed
         self._on_gone = on_gone
@@ -206,10 +206,7 @@ class Prefetcher:
             error = cancelled or future.exception()
             if error is None:
                 placed, seconds = future.result()
-                if self._stream is not None:
-                    # Its memory must not go to another copy while a step may read it.
-                    for tensor in tensors_of(placed):
-                        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+                self._stream.hand_over(tensors_of(placed))
                 self._slots.adopt(placed)
                 self._on_placed(key[0], seconds)
             else:
@@ -230,16 +227,11 @@ def _key(sequence: Sequence) -> Key | None:
     return None if lease is None else (lease.name, lease.version)
 
 
-def _make(
-    placer: Placer, key: Key, weights: AdapterWeights, stream: "torch.cuda.Stream | None"
-) -> Made:
-    """The device form, and the seconds it took."""
+def _make(placer: Placer, key: Key, weights: AdapterWeights, stream: SideStream) -> Made:
+    """The device form, and the seconds it took. This thread waits for it, so that nobody who adopts
+    it has to, and so that `weights` outlive the copies."""
     started = time.perf_counter()
-    with torch.inference_mode(), torch.cuda.stream(stream):
+    with torch.inference_mode(), stream.queueing():
         placed = placer.place(key, weights)
-        if stream is not None:
-            # This thread waits, so that nobody who adopts it has to; asleep, not spinning.
-            copied = torch.cuda.Event(blocking=True)
-            copied.record(stream)
-            copied.synchronize()
+    stream.wait()
     return placed, time.perf_counter() - started

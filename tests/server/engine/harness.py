@@ -16,6 +16,7 @@ from server.adapters.weights import AdapterWeights, LinearChange
 from server.config import EngineConfig
 from server.engine.capture import Capture
 from server.engine.core import EngineCore
+from server.engine.side_stream import SideStream
 from server.models.loader import LoadedBase
 from server.types import (
     AdapterEvent,
@@ -183,6 +184,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         loader: Executor | None = None,
         capture: Capture | None = None,
+        stream: SideStream | None = None,
         **config: Any,
     ) -> None:
         self.base = base
@@ -197,6 +199,7 @@ class Driver:
             clock=clock,
             loader=loader,
             capture=capture,
+            stream=stream,
         )
         self._count = 0
 
