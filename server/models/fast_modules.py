@@ -49,22 +49,27 @@ def accelerate(model: Any, kernels: Kernels) -> None:
     """Replaces what `kernels` runs in a model whose linears are ours already, in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            fast = _fast(child, kernels, model.dtype)
+            fast = _fast(child, kernels, model.dtype, model.device)
             if fast is not None:
                 setattr(parent, name, fast)
 
 
-def _fast(module: Any, kernels: Kernels, dtype: torch.dtype) -> nn.Module | None:
+def _fast(
+    module: Any, kernels: Kernels, dtype: torch.dtype, device: torch.device
+) -> nn.Module | None:
     if type(module).__name__.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", None)
         weight = getattr(module, "weight", None)
         if isinstance(epsilon, float) and weight is not None and weight.dtype == dtype:
-            return _checked(FastNorm(kernels, weight, epsilon), module, len(weight), dtype)
+            fast = FastNorm(kernels, weight, epsilon)
+            return _checked(fast, module, len(weight), dtype, device)
         return None
-    return _fast_mlp(module, kernels, dtype)
+    return _fast_mlp(module, kernels, dtype, device)
 
 
-def _fast_mlp(module: Any, kernels: Kernels, dtype: torch.dtype) -> nn.Module | None:
+def _fast_mlp(
+    module: Any, kernels: Kernels, dtype: torch.dtype, device: torch.device
+) -> nn.Module | None:
     children = dict(module.named_children())
     if children.keys() != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return None
@@ -77,12 +82,14 @@ def _fast_mlp(module: Any, kernels: Kernels, dtype: torch.dtype) -> nn.Module | 
         return None
     if gate.group is not up.group or (gate.member, up.member) != (0, 1):
         return None
-    return _checked(FastMlp(kernels, gate, down), module, gate.in_features, dtype)
+    return _checked(FastMlp(kernels, gate, down), module, gate.in_features, dtype, device)
 
 
-def _checked(fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype) -> nn.Module | None:
+def _checked(
+    fast: nn.Module, module: nn.Module, size: int, dtype: torch.dtype, device: torch.device
+) -> nn.Module | None:
     """`fast` if it computes what `module` does for rows of `size`."""
-    x = torch.linspace(-2, 3, 3 * size, dtype=dtype).view(1, 3, size)
+    x = torch.linspace(-2, 3, 3 * size, dtype=dtype, device=device).view(1, 3, size)
     expected, got = module(x).float(), fast(x).float()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     return fast if (got - expected).norm() <= tolerance * expected.norm() else None

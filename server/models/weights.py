@@ -1,6 +1,6 @@
 """The base product of a linear, or of several that read the same input, in each weight form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +92,8 @@ class Nf4Weight:
     out_features: tuple[int, ...]
     kernels: Kernels | None = None
     """Runs products of few rows, if given."""
+    is_own: Callable[[int], bool] | None = None
+    """Whether `kernels` are the faster ones with so many rows, where that was measured."""
 
     @property
     def resident_bytes(self) -> int:
@@ -100,7 +102,7 @@ class Nf4Weight:
 
     def __call__(self, x: torch.Tensor, lora: Runs = None) -> torch.Tensor:
         """[..., in] to [..., sum of out_features]."""
-        if self.kernels is not None and self.kernels.takes(x):
+        if self.kernels is not None and self.takes_lora(x):
             rows, state = x.view(-1, x.shape[-1]), self.state
             num_out = state.shape[0]
             out = self.kernels.linear_nf4(
@@ -113,7 +115,9 @@ class Nf4Weight:
 
     def takes_lora(self, x: torch.Tensor) -> bool:
         """Whether a product with `x` takes LoRA updates along."""
-        return self.kernels is not None and self.kernels.takes(x)
+        if self.kernels is None or not self.kernels.takes(x):
+            return False
+        return self.is_own is None or self.is_own(x.numel() // x.shape[-1])
 
     def dequantized(self) -> torch.Tensor:
         """The dense weight [out, in]."""
