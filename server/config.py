@@ -65,6 +65,13 @@ class BaseConfig:
     on CUDA, which no GPU has tried yet. auto: native where they were compiled and the CPU has
     AVX-512 with BF16; torch everywhere else and in deterministic mode, with which the others are
     refused."""
+    nf4_table: Literal["measure"] | Path | None = None
+    """Which of two products with packed nf4 weights is the faster one for each shape and number of
+    rows, Triton's or bitsandbytes': `measure` times both at start, a file holds what `python -m
+    tests.bench.gpu` has measured. None: Triton's up to 256 rows."""
+    attention: Literal["auto", "flashinfer"] = "auto"
+    """auto: as `kernels` say. flashinfer: FlashInfer, where it is installed, on CUDA in half
+    precision; no GPU has tried it yet."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)

@@ -110,6 +110,8 @@ class App:
                 name=base.name,
                 deterministic=self.config.engine.deterministic,
                 kernels=base.kernels,
+                attention=base.attention,
+                nf4_table=base.nf4_table,
             )
 
         loaded = await in_daemon_thread(load)

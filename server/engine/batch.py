@@ -155,6 +155,13 @@ def pack(chunks: Seq[Chunk], layout: Layout) -> Batch:
     )
 
 
+def seen_blocks(chunks: Seq[Chunk]) -> list[tuple[int, list[int]]]:
+    """Of each row of short `chunks` the positions that it sees, and its sequence's blocks."""
+    return [
+        (chunk.start + i + 1, chunk.sequence.blocks) for chunk in chunks for i in range(chunk.count)
+    ]
+
+
 def block_tables(
     chunks: Seq[Chunk], layout: Layout
 ) -> list[tuple[list[int] | None, npt.NDArray[np.int64], list[int]]]:
@@ -164,9 +171,7 @@ def block_tables(
     Each row is padded to the longest of its bucket, so rows are apart where that would more than
     double the work, or where the layout pads their keys differently.
     """
-    rows = [
-        (chunk.start + i + 1, chunk.sequence.blocks) for chunk in chunks for i in range(chunk.count)
-    ]
+    rows = seen_blocks(chunks)
     needs = [layout.num_blocks(length) for length, _ in rows]
     buckets: list[list[int]] = []
     for row in sorted(range(len(rows)), key=needs.__getitem__, reverse=True):
@@ -189,9 +194,7 @@ def block_tables(
 
 def row_tables(chunks: Seq[Chunk], block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows of short `chunks` as block tables [rows, blocks], padded with 0, and lengths."""
-    rows = [
-        (chunk.start + i + 1, chunk.sequence.blocks) for chunk in chunks for i in range(chunk.count)
-    ]
+    rows = seen_blocks(chunks)
     most = max(-(-length // block_size) for length, _ in rows)
     tables = np.zeros((len(rows), most), dtype=np.int64)
     for i, (length, blocks) in enumerate(rows):

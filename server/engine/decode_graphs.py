@@ -14,13 +14,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from server.engine.batch import Batch, round_up, row_tables
+from server.engine.batch import Batch, round_up, row_tables, seen_blocks
 from server.engine.capture import Capture, Replay
-from server.engine.kv_cache import KVCache
+from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.placing import PlacedAdapter
 from server.engine.slot_table import SlotTable
 from server.engine.static_step import Bucket, StaticStep, Tile
-from server.kernels import SlotKernels
+from server.kernels import SlotKernels, page_plan
 from server.models.loader import LoadedBase
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,10 @@ class DecodeGraphs:
         sizes = {"max_rows": self._max_rows, "max_blocks": self._max_blocks}
         step = self._step(bucket_of(len(adapters), tables.shape[1], ranks, **sizes))
         step.buffers.fill(batch, tables, lengths, tiles)
+        if step.planned is not None:
+            padding = [(1, [NULL_BLOCK])] * (step.bucket.rows - len(adapters))
+            seen = [*seen_blocks(batch.chunks), *padding]
+            step.planned.plan(page_plan(seen, self._cache.block_size))
         return step.run()[: len(adapters)]
 
     def forget(self, placed: PlacedAdapter) -> None:

@@ -2,14 +2,21 @@
 
 import torch
 
-from server.engine.batch import Batch, Layout, block_tables, row_tables
+from server.engine.batch import Batch, Layout, block_tables, row_tables, seen_blocks
 from server.engine.change_stack import ChangeStacker
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.kv_cache import NULL_BLOCK, KVCache
 from server.engine.lora_stack import LoraStacker
 from server.engine.placing import PlacedAdapter
 from server.engine.sequence import Chunk
-from server.kernels import AttentionStep, LongChunk, ShortRows
+from server.kernels import (
+    AttentionStep,
+    FlashInfer,
+    LongChunk,
+    PlannedAttention,
+    ShortRows,
+    page_plan,
+)
 from server.models.loader import LoadedBase
 
 
@@ -87,6 +94,16 @@ class Runner:
 
     def _attention(self, batch: Batch) -> AttentionStep:
         kernels = self._kernels
+        if self._base.flashinfer is not None:
+            return AttentionStep(
+                caches=self._cache.layers,
+                write_index=batch.write_index,
+                short=(),
+                chunks=(),
+                scratch=self._scratch,
+                kernels=kernels,
+                planned=self._planned(self._base.flashinfer, batch),
+            )
         short = self._short_rows(batch.chunks[: batch.num_short_chunks])
         long = self._long_chunks(batch)
         gathered = [c.blocks.numel() for c in long]
@@ -103,6 +120,16 @@ class Runner:
             scratch=self._scratch,
             query_multiple=self._layout.row_multiple,
             kernels=kernels,
+        )
+
+    def _planned(self, library: FlashInfer, batch: Batch) -> PlannedAttention:
+        block_size, num_short = self._layout.block_size, batch.num_short_chunks
+        single = seen_blocks(batch.chunks[:num_short])
+        chunks = batch.chunks[num_short:]
+        long = [(c.start + c.count, c.sequence.blocks) for c in chunks]
+        return library.step(
+            page_plan(single, block_size) if single else None,
+            page_plan(long, block_size, [c.count for c in chunks]) if long else None,
         )
 
     def _short_rows(self, chunks: tuple[Chunk, ...]) -> tuple[ShortRows, ...]:

@@ -8,7 +8,7 @@ import torch
 from server.engine.batch import Batch
 from server.engine.capture import Replay
 from server.engine.kv_cache import KVCache
-from server.kernels import AdapterRows, AttentionStep, LoraStep, ShortRows
+from server.kernels import AdapterRows, AttentionStep, FixedStep, LoraStep, ShortRows
 from server.models.loader import LoadedBase
 
 # Runs before it is captured: kernels are compiled in the first, and what comes up once is not
@@ -92,6 +92,10 @@ class StaticStep:
         self._lora = None
         if rows_of is not None:
             self._lora = LoraStep(None, (), rows=rows_of(self.buffers.tiles))
+        self.planned: FixedStep | None = None
+        """To be told of each step's pages, where FlashInfer runs attention."""
+        if base.flashinfer is not None:
+            self.planned = base.flashinfer.fixed(bucket.rows, bucket.blocks)
         self._capture = capture
         self._num_runs = 0
         self._captured: tuple[torch.Tensor, Replay] | None = None
@@ -118,6 +122,7 @@ class StaticStep:
             chunks=(),
             scratch=self._scratch,
             kernels=self._kernels,
+            planned=self.planned,
         )
         # Every row has logits, so the head's rows are the same.
         context.lora = head.lora = self._lora

@@ -15,8 +15,15 @@ import torch
 from server.kernels.attention import AttentionStep, LongChunk, ShortRows, paged_attention
 from server.kernels.changes import Affine, Changes, ChangeStep, Detour, Norm
 from server.kernels.embedding import EmbeddingTable
+from server.kernels.flashinfer import FixedStep, FlashInfer, PagePlan, load_flashinfer, page_plan
 from server.kernels.groups import LoraGroup
-from server.kernels.interface import AdapterRows, Kernels, Runs, SlotKernels
+from server.kernels.interface import (
+    AdapterRows,
+    Kernels,
+    PlannedAttention,
+    Runs,
+    SlotKernels,
+)
 from server.kernels.lora import LoraSegment, LoraStep, MaskedLora, apply_lora
 from server.kernels.native import (
     FIELDS,
@@ -49,6 +56,8 @@ __all__ = [
     "Drawn",
     "Draws",
     "EmbeddingTable",
+    "FixedStep",
+    "FlashInfer",
     "Kernels",
     "LongChunk",
     "LoraGroup",
@@ -58,6 +67,8 @@ __all__ = [
     "MaskedLora",
     "Native",
     "Norm",
+    "PagePlan",
+    "PlannedAttention",
     "Runs",
     "Sampler",
     "ShortRows",
@@ -65,10 +76,12 @@ __all__ = [
     "apply_lora",
     "describe",
     "factor_of",
+    "load_flashinfer",
     "load_native",
     "load_triton",
     "lora_rows",
     "max_distance",
+    "page_plan",
     "paged_attention",
 ]
 

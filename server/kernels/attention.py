@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from server.kernels.interface import Kernels
+from server.kernels.interface import Kernels, PlannedAttention
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class AttentionStep:
     query_multiple: int = 1
     kernels: Kernels | None = None
     """Runs `short`, read in place, if given."""
+    planned: PlannedAttention | None = None
+    """Runs all rows, in place of `short` and `chunks`, if given."""
     masks: dict[tuple[int | None, ...], torch.Tensor] = field(default_factory=dict)
 
 
@@ -76,8 +78,6 @@ def paged_attention(
     cache = step.caches[layer]
     num_heads, num_rows, dim = query.shape[1:]
     num_kv = key.shape[1]
-    # Zeros, not empty: rows that pad a step belong to no chunk.
-    out = query.new_zeros(num_rows, num_heads, dim)
     if step.kernels is not None:
         query, key, value = (
             t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value)
@@ -88,6 +88,10 @@ def paged_attention(
         states = torch.stack((key[0].transpose(0, 1), value[0].transpose(0, 1)), dim=1)
         cache.view(-1, 2, num_kv, dim).index_copy_(0, step.write_index, states)
     by_row = query[0].transpose(0, 1)
+    if step.planned is not None:
+        return step.planned.attend(by_row, cache, scaling, sliding_window, softcap).unsqueeze(0)
+    # Zeros, not empty: rows that pad a step belong to no chunk.
+    out = query.new_zeros(num_rows, num_heads, dim)
     for index, short in enumerate(step.short):
         if step.kernels is not None:
             step.kernels.attention(

@@ -99,6 +99,21 @@ class Kernels(Protocol):
         """silu(gate) * up of `x` [..., 2 n], contiguous, which holds gate and up side by side."""
 
 
+class PlannedAttention(Protocol):
+    """Attention of all layers of a step whose pages were told beforehand."""
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        cache: torch.Tensor,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """[T, H, D] for `query` of that shape over a layer's `cache`, in which their keys and
+        values are already."""
+
+
 @runtime_checkable
 class SlotKernels(Kernels, Protocol):
     """Kernels that find a step's adapters by numbers in memory of the device, so that a step with

@@ -9,7 +9,15 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from server.errors import StartupError
-from server.kernels import AttentionStep, Kernels, LongChunk, ShortRows
+from server.kernels import (
+    AttentionStep,
+    FlashInfer,
+    Kernels,
+    LongChunk,
+    PlannedAttention,
+    ShortRows,
+    page_plan,
+)
 from server.models.decoder import CacheShape, Decoder
 
 EXPERT_KEYS = (
@@ -107,6 +115,7 @@ def probe(
     *,
     exact: bool,
     kernels: Kernels | None = None,
+    flashinfer: FlashInfer | None = None,
 ) -> None:
     """Compares our forward pass with the model's own.
 
@@ -135,6 +144,7 @@ def probe(
             chunks=long,
             scratch=torch.empty(0, dtype=dtype, device=device),
             kernels=kernels,
+            planned=None if flashinfer is None else _planned(flashinfer, count, length, bool(long)),
         )
         try:
             got, _ = decoder.forward(tokens.view(-1), positions, rows)
@@ -153,6 +163,15 @@ def probe(
                 "AttentionInterface; not served"
             )
         _compare(got, expected, name, exact)
+
+
+def _planned(library: FlashInfer, count: int, length: int, is_long: bool) -> PlannedAttention:
+    """The attention of `count` sequences, each of `length` positions in a block of its own."""
+    if is_long:
+        seen = [(length, [1 + i]) for i in range(count)]
+        return library.step(None, page_plan(seen, length, [length] * count))
+    rows = [(1 + position, [1 + i]) for i in range(count) for position in range(length)]
+    return library.step(page_plan(rows, length), None)
 
 
 def _compare(got: torch.Tensor, expected: torch.Tensor, name: str, exact: bool) -> None:

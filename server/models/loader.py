@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
-from server.kernels import Kernels, load_native, load_triton
+from server.kernels import FlashInfer, Kernels, load_flashinfer, load_native, load_triton
 from server.models.adapted import norm_inputs
 from server.models.checkpoint import (
     check_shapes,
@@ -22,6 +22,7 @@ from server.models.checkpoint import (
 from server.models.checks import cache_shape, check_config, check_directory, probe, probe_tokens
 from server.models.decoder import CacheShape, Decoder, install
 from server.models.memory import available_bytes, fits_held
+from server.models.nf4_table import choose_products, read_table
 from server.types import BaseInfo, EmbeddingInfo, NormInfo
 from understudy.artifact import base_fingerprint
 
@@ -43,6 +44,8 @@ class LoadedBase:
     eos_token_ids: frozenset[int]
     kernels: Kernels | None = None
     """What runs in the place of torch."""
+    flashinfer: FlashInfer | None = None
+    """What runs attention, if given."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -64,6 +67,8 @@ def load_base(
     deterministic: bool = False,
     int8_threshold: float | None = None,
     kernels: str = "auto",
+    attention: str = "auto",
+    nf4_table: Path | str | None = None,
 ) -> LoadedBase:
     """Loads a Hugging Face model directory.
 
@@ -71,7 +76,9 @@ def load_base(
     `none`; `dtype` is `auto` (float32 on CPU, bfloat16 on CUDA), `float32`, `bfloat16` or
     `float16`; `weight_form` is `auto`, `nf4_held` or `nf4_packed`. `int8_threshold` None is 6, or
     0 if `deterministic`. `kernels` is `auto` (native where they run and not `deterministic`),
-    `native` or `triton` (not with `deterministic`), or `torch`. Raises StartupError with one line.
+    `native` or `triton` (not with `deterministic`), or `torch`. `attention` is `auto` (the kernels'
+    or torch's) or `flashinfer` (CUDA, not with `deterministic`). With `nf4_table`, `measure` or a
+    file, the faster one of two NF4 products runs. Raises StartupError with one line.
     """
     name = name or directory.name
     check_directory(directory)
@@ -81,6 +88,8 @@ def load_base(
     target = _device(device)
     compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
     chosen = _kernels(kernels, compute, target, deterministic)
+    flashinfer = _flashinfer(attention, compute, target, deterministic)
+    table = None if nf4_table in (None, "measure") else read_table(Path(str(nf4_table)), target)
     threshold = 0.0 if deterministic else _INT8_THRESHOLD
     threshold = threshold if int8_threshold is None else int8_threshold
     config = read_config(directory, name)
@@ -116,9 +125,11 @@ def load_base(
     decoder = install(
         model, hold=hold, int8_threshold=threshold, norm_inputs=inputs, kernels=chosen
     )
+    if nf4_table is not None:
+        choose_products(decoder.groups, table, Path(nf4_table).name)
     shape = cache_shape(config)
     exact = compute == torch.float32 and quantization != "int8"
-    probe(decoder, shape, expected, name, exact=exact, kernels=chosen)
+    probe(decoder, shape, expected, name, exact=exact, kernels=chosen, flashinfer=flashinfer)
     info = BaseInfo(
         name=name,
         fingerprint=fingerprint,
@@ -157,7 +168,7 @@ def load_base(
         ),
     )
     eos = eos_token_ids(model, tokenizer, vocab_size)
-    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, chosen)
+    return LoadedBase(decoder, shape, tokenizer, info, compute, target, eos, chosen, flashinfer)
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -191,6 +202,20 @@ def _kernels(
             "where there is a C compiler, or choose 'auto'"
         )
     return None
+
+
+def _flashinfer(
+    choice: str, dtype: torch.dtype, device: torch.device, deterministic: bool
+) -> FlashInfer | None:
+    _check_choice("attention", choice, ("auto", "flashinfer"))
+    if choice == "auto":
+        return None
+    found: Any = "its sums depend on the batch, which deterministic forbids"
+    if not deterministic:
+        found = load_flashinfer(device, dtype)
+    if isinstance(found, str):
+        raise StartupError(f"attention 'flashinfer': {found}; choose 'auto'")
+    return FlashInfer(found, device)
 
 
 def _device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config import EngineConfig
@@ -186,6 +186,7 @@ def test_the_least_used_buckets_leave(
     num_blocks=st.integers(1, 3000),
     ranks=st.lists(st.integers(0, 1024), max_size=5),
 )
+@settings(deadline=None)
 def test_buckets_hold_their_steps_and_waste_little(
     num_rows: int, num_blocks: int, ranks: list[int]
 ) -> None:
