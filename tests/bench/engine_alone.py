@@ -6,7 +6,7 @@ It also times single decode steps, which nobody can from outside.
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -43,11 +43,28 @@ class StepTimes(Metrics):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[tuple[float, StepRecord]] = []
+        self.placed_s: list[float] = []
+        """Seconds that each adapter took to the device."""
 
     def step(self, record: StepRecord) -> None:
         """A step ran."""
         super().step(record)
         self.records.append((time.perf_counter(), record))
+
+    def adapter_placed(self, adapter: str, seconds: float) -> None:
+        """An adapter is in a slot."""
+        super().adapter_placed(adapter, seconds)
+        self.placed_s.append(seconds)
+
+    def gaps_s(self, num_sequences: int) -> list[float]:
+        """From the end of one step to the end of the next, where both ran `num_sequences` or
+        more."""
+        pairs = zip(self.records, self.records[1:], strict=False)
+        return [
+            after - before
+            for (before, one), (after, two) in pairs
+            if min(one.num_sequences, two.num_sequences) >= num_sequences
+        ]
 
     def decode_steps_s(self, num_sequences: int) -> list[float]:
         """From the end of one step to the end of the next, where both decoded `num_sequences`
@@ -68,8 +85,9 @@ class EngineAlone:
     def __init__(self) -> None:
         self._engine: Engine
         self._tiers: AdapterTiers
-        self._metrics = StepTimes()
+        self.metrics = StepTimes()
         self._num_requests = 0
+        self._counting = threading.Lock()
 
     def load(
         self,
@@ -79,9 +97,15 @@ class EngineAlone:
         kernels: Literal["auto", "native", "triton", "torch"] = "auto",
         cache_bytes: int = CACHE_BYTES,
         max_batch_size: int | None = None,
+        num_adapter_slots: int = 32,
+        cuda_graphs: bool = False,
+        **base_options: Any,
     ) -> Answer:
-        """Load the base in bf16, and open the store."""
-        engine = EngineConfig(cache_bytes=cache_bytes)
+        """Load the base in bf16, and open the store; `base_options` are further ones of
+        `load_base`. Raises StartupError."""
+        engine = EngineConfig(
+            cache_bytes=cache_bytes, num_adapter_slots=num_adapter_slots, cuda_graphs=cuda_graphs
+        )
         if max_batch_size is not None:
             engine = replace(engine, max_batch_size=max_batch_size)
         wanted = ServerConfig(
@@ -104,9 +128,10 @@ class EngineAlone:
                 device=config.base.device,
                 weight_form=config.base.weight_form,
                 kernels=kernels,
+                **base_options,
             ).result()
         loader = Loader(config.adapters.load_share, lambda: self._engine.stats().num_running > 0)
-        self._engine = Engine(loaded, config.engine, self._metrics, loader=loader.ahead)
+        self._engine = Engine(loaded, config.engine, self.metrics, loader=loader.ahead)
         limits = ArtifactLimits(
             max_bytes=config.adapters.max_adapter_bytes,
             max_lora_rank=config.engine.max_lora_rank,
@@ -116,7 +141,7 @@ class EngineAlone:
             loaded.info,
             AdapterStore(Path(store)),
             TierLimits(artifact=limits, roots=()),
-            self._metrics,
+            self.metrics,
             on_freed=self._engine.evict,
         )
         self._engine.start()
@@ -127,42 +152,61 @@ class EngineAlone:
     ) -> Answer:
         """Run all prompts at once, greedy, to full length."""
         leases = [self._lease(name) for name in adapter_names]
-        done = threading.Semaphore(0)
-        answers: list[Any] = [None] * len(prompts)
-        self._metrics.records.clear()
+        self.metrics.records.clear()
         begin = time.perf_counter()
-        for index, (prompt, lease) in enumerate(zip(prompts, leases, strict=True)):
-
-            def emit(event: Event, index: int = index) -> None:
-                if isinstance(event, Finished | Failed):
-                    answers[index] = event
-                    done.release()
-
-            self._num_requests += 1
-            self._engine.submit(
-                Request(
-                    request_id=str(self._num_requests),
-                    prompt_token_ids=tuple(prompt),
-                    lease=lease,
-                    sampling=SamplingParams(),
-                    stopping=StoppingParams(num_tokens, ignore_eos=True),
-                    emit=emit,
-                    arrival_s=time.monotonic(),
-                    stream=False,
-                )
-            )
-        for _ in prompts:
-            done.acquire()
+        waits = [
+            self._submit(prompt, lease, num_tokens)
+            for prompt, lease in zip(prompts, leases, strict=True)
+        ]
+        answers = [wait() for wait in waits]
         wall_s = time.perf_counter() - begin
-        for answer in answers:
-            if isinstance(answer, Failed):
-                raise answer.error
-        steps_s = self._metrics.decode_steps_s(len(prompts))
+        steps_s = self.metrics.decode_steps_s(len(prompts))
         return {
             "wall_s": wall_s,
             "decode_step_s": statistics.median(steps_s) if steps_s else None,
             "token_ids": [list(answer.samples[0].token_ids) for answer in answers],
         }
+
+    def use(self, adapter_name: str) -> None:
+        """Run one token of an adapter, beside whatever runs."""
+        self._submit([1, 2, 3], self._lease(adapter_name), 1)()
+
+    def _submit(
+        self, prompt: list[int], lease: Lease | None, num_tokens: int
+    ) -> Callable[[], Finished]:
+        """Queues a greedy request; returns what waits for its end."""
+        ended = threading.Event()
+        events: list[Event] = []
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                events.append(event)
+                ended.set()
+
+        def wait() -> Finished:
+            ended.wait()
+            (event,) = events
+            if isinstance(event, Failed):
+                raise event.error
+            assert isinstance(event, Finished)
+            return event
+
+        with self._counting:
+            self._num_requests += 1
+            request_id = str(self._num_requests)
+        self._engine.submit(
+            Request(
+                request_id=request_id,
+                prompt_token_ids=tuple(prompt),
+                lease=lease,
+                sampling=SamplingParams(),
+                stopping=StoppingParams(num_tokens, ignore_eos=True),
+                emit=emit,
+                arrival_s=time.monotonic(),
+                stream=False,
+            )
+        )
+        return wait
 
     def bandwidth(self, size: int) -> Answer:
         """Bytes per second at which this process reads memory."""

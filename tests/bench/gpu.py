@@ -2,7 +2,7 @@
 
 A Llama-3-8B's shape with random weights, in NF4, computing in bf16. Each section prints one JSON
 line and appends it to the file of results; sections that stand there are not run again. Nothing
-is compared with a number taken elsewhere.
+is compared with a number taken elsewhere. What this machine cannot do says why under `skipped`.
 """
 
 import argparse
@@ -19,8 +19,6 @@ examples:
   python -m tests.bench.gpu --work /tmp/gpu --sections linear,lora
   python -m tests.bench.gpu --work /tmp/gpu --quick      a tiny model, anywhere: does it run?
 """
-_BATCHES = (1, 8, 32, 128)
-_PROMPT, _NEW = 64, 64
 
 
 class Gpu:
@@ -38,9 +36,17 @@ class Gpu:
             "lora": self._lora,
             "attention": self._attention,
             "sampler": self._sampler,
+            "flashinfer": self._flashinfer,
+            "nf4_table": self._nf4,
             "disk": self._disk,
             "decode_torch": lambda: self._decode("torch"),
             "decode_triton": lambda: self._decode("triton"),
+            "decode_graphs": lambda: self._decode("triton", cuda_graphs=True),
+            "decode_nf4_table": lambda: self._decode("triton", nf4_table=self._work / "nf4.json"),
+            "decode_flashinfer": lambda: self._decode(
+                "triton", cuda_graphs=True, attention="flashinfer"
+            ),
+            "transfers": self._transfers,
         }
 
     def _ceiling(self) -> Any:
@@ -88,38 +94,27 @@ class Gpu:
             writer.lora(name, 16, seed)
         return {"adapters": names, "lora_bytes": self._shape.lora_bytes(16)}
 
-    def _decode(self, kernels: str) -> Any:
-        """Seconds of a decode step by batch size, without adapters and with 1, 8 and 32."""
-        import random
+    def _nf4(self) -> Any:
+        """Writes the table that `base.nf4_table` takes, WORK/nf4.json."""
+        from tests.bench import gpu_kernels
 
-        from tests.bench.engine_alone import EngineAlone
+        return gpu_kernels.nf4_table(self._shape, self._work / "nf4.json", quick=self._quick)
 
-        batches = (2,) if self._quick else _BATCHES
-        alone = EngineAlone()
-        alone.load(
-            str(self._work / "base"), str(self._work / "store"), "nf4", kernels,  # type: ignore[arg-type]
-            cache_bytes=1 << (24 if self._quick else 34), max_batch_size=max(batches),
-        )  # fmt: skip
-        rng, found = random.Random(0), []
-        for size in batches:
-            for distinct in (0, 1, 2) if self._quick else (0, 1, 8, 32):
-                if distinct > size:
-                    continue
-                prompts = [
-                    [rng.randrange(1, self._shape.vocab) for _ in range(_PROMPT)]
-                    for _ in range(size)
-                ]
-                names = [f"lora-{i % distinct}" if distinct else "" for i in range(size)]
-                num_new = 4 if self._quick else _NEW
-                for _ in range(2):  # The first one compiles, and places adapters.
-                    answer = alone.play(prompts, num_new, sorted(names))
-                found.append(
-                    {
-                        "batch": size, "adapters": distinct, "step_s": answer["decode_step_s"],
-                        "tokens_per_s": size * num_new / answer["wall_s"],
-                    }
-                )  # fmt: skip
-        return found
+    def _flashinfer(self) -> Any:
+        from tests.bench import gpu_kernels
+
+        cases = ((2, 40),) if self._quick else ((1, 512), (1, 8192), (32, 512), (32, 4096))
+        return gpu_kernels.flashinfer(self._shape, cases, self._passes)
+
+    def _decode(self, kernels: str, **options: Any) -> Any:
+        from tests.bench import gpu_engine
+
+        return gpu_engine.decode(self._work, self._shape, kernels, options, quick=self._quick)
+
+    def _transfers(self) -> Any:
+        from tests.bench import gpu_engine
+
+        return gpu_engine.transfers(self._work, self._shape, quick=self._quick)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

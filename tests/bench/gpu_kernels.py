@@ -5,7 +5,9 @@ Off CUDA nothing here says anything about speed: the interpreter shows only that
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -15,11 +17,23 @@ from bitsandbytes.autograd._functions import matmul_4bit
 from server.engine.device_sampler import arrays
 from server.engine.logits_processors import Draw
 from server.engine.sampler import draw
-from server.kernels import Affine, ChangeStep, LoraGroup, describe
+from server.kernels import (
+    Affine,
+    ChangeStep,
+    FlashInfer,
+    LoraGroup,
+    PagePlan,
+    describe,
+    load_flashinfer,
+    page_plan,
+)
 from server.kernels.triton_attention import triton_attention
+from server.kernels.triton_kernels import TritonKernels
 from server.kernels.triton_linear import triton_linear_nf4
 from server.kernels.triton_lora import TritonRows, triton_lora, triton_rows
 from server.kernels.triton_sampler import triton_draw
+from server.models.nf4_table import measure
+from server.models.weights import Nf4Weight
 from server.types import SamplingParams
 from tests.bench.shape import Shape
 
@@ -92,6 +106,23 @@ def linear(shape: Shape, rows: tuple[int, ...], passes: int) -> Iterator[Figures
         }  # fmt: skip
 
 
+def nf4_table(shape: Shape, file: Path, *, quick: bool) -> Figures:
+    """Both products of every shape of weight, as `base.nf4_table` reads it: written to `file`."""
+    q, k, v = (shape.linears[name][0] for name in ("q_proj", "k_proj", "v_proj"))
+    wanted = {
+        (q + k + v, shape.hidden), (shape.hidden, shape.hidden),
+        (2 * shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate),
+    }  # fmt: skip
+    weights = []
+    for out, into in sorted(wanted):
+        dense = torch.randn(out, into, device=device(), dtype=torch.bfloat16)
+        codes, state = bnb.quantize_4bit(dense, blocksize=64, quant_type="nf4")
+        weights.append(Nf4Weight(codes, state, None, (out,), TritonKernels(device())))
+    table = measure(weights, (1, 17)) if quick else measure(weights)
+    table.write(file)
+    return asdict(table)
+
+
 def lora(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
     """Updates of q, k and v, for numbers of adapters and rows of each: the bytes of the factors
     have to be read once. With DoRA's scale in the same launch, and with the scale apart."""
@@ -138,24 +169,61 @@ def _adapter(widths: list[int], into: int) -> tuple[LoraGroup, Any]:
     return group, describe({0: group}, 1)
 
 
+def flashinfer(
+    shape: Shape, cases: tuple[tuple[int, int], ...], passes: int
+) -> list[Figures] | Figures:
+    """As `attention`, by FlashInfer, with and without the plan that a step makes once."""
+    library = load_flashinfer(device(), torch.bfloat16)
+    if isinstance(library, str):
+        return {"skipped": f"flashinfer: {library}"}
+    found: list[Figures] = []
+    own = FlashInfer(library, device())
+    for num, length in cases:
+        cache, tables, _, query = _decode_inputs(shape, num, length)
+        plan = page_plan([(length, row) for row in tables.tolist()], _BLOCK)
+        by_row, scaling = query[0].transpose(0, 1), query.shape[-1] ** -0.5
+        step = own.step(plan, None)
+        took = seconds(partial(step.attend, by_row, cache, scaling, None, None), passes)
+        planned = seconds(partial(_planned, own, plan, by_row, cache, scaling), passes)
+        found.append(
+            {
+                "sequences": num, "positions": length, "library_s": took, "with_plan_s": planned,
+                "bytes_per_s": cache[0].nbytes * tables.numel() / took,
+            }
+        )  # fmt: skip
+    return found
+
+
+def _planned(
+    own: FlashInfer, plan: PagePlan, query: torch.Tensor, cache: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    return own.step(plan, None).attend(query, cache, scaling, None, None)
+
+
+def _decode_inputs(
+    shape: Shape, num: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cache, block tables, lengths and queries of `num` sequences of `length` positions."""
+    dim, blocks = shape.hidden // shape.heads, -(-length // _BLOCK)
+    cache = torch.randn(
+        num * blocks + 1, _BLOCK, 2, shape.kv_heads, dim, device=device(), dtype=torch.bfloat16
+    )
+    order = torch.randperm(num * blocks, device=device(), dtype=torch.int32) + 1
+    query = torch.randn(1, shape.heads, num, dim, device=device(), dtype=torch.bfloat16)
+    return cache, order.view(num, blocks), torch.full((num,), length, device=device()), query
+
+
 def attention(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
     """Decode attention of one layer, for numbers of sequences and positions of each."""
     dim = shape.hidden // shape.heads
     for num, length in cases:
-        blocks = -(-length // _BLOCK)
-        cache = torch.randn(
-            num * blocks + 1, _BLOCK, 2, shape.kv_heads, dim, device=device(), dtype=torch.bfloat16
-        )
-        order = torch.randperm(num * blocks, device=device(), dtype=torch.int32) + 1
-        tables = order.view(num, blocks)
-        lengths = torch.full((num,), length, device=device())
-        query = torch.randn(1, shape.heads, num, dim, device=device(), dtype=torch.bfloat16)
+        cache, tables, lengths, query = _decode_inputs(shape, num, length)
         out = torch.empty(num, shape.heads, dim, device=device(), dtype=torch.bfloat16)
         took = seconds(
             partial(triton_attention, query, cache, tables, lengths, out, dim**-0.5, None, None),
             passes,
         )
-        num_bytes = cache[0].nbytes * num * blocks
+        num_bytes = cache[0].nbytes * tables.numel()
         yield {
             "sequences": num, "positions": length, "own_s": took,
             "bytes_per_s": num_bytes / took,
