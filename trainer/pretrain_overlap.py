@@ -1,11 +1,13 @@
 """How many test items share a passage with pretraining text.
 
 Run it as `python -m trainer.pretrain_overlap SETS --work WORK --out FILE`. The files are those that
-`pretrain --keep-out SETS` keeps out; an item is a line of a .jsonl, .tsv, .csv or .txt file, or an
-element of the lists in a .json file. A passage is that of `trainer.keep_out`.
+`pretrain --keep-out SETS` keeps out. An item is a line of a .jsonl, .tsv or .txt file, a row of a
+.csv file (column names are such a line or row, too), or an element of the lists in a .json file. A
+passage is that of `trainer.keep_out`.
 """
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from trainer import corpus
-from trainer.errors import InputError
+from trainer.errors import DataError, InputError
 from trainer.keep_out import NUM_WORDS, KeptOut, files_of, passages, strings
 from trainer.pretrain_config import SourceConfig
 
@@ -29,7 +31,10 @@ def items_of(path: Path) -> Iterator[list[str]]:
         for items in lists:
             yield from (list(strings(item)) for item in items if isinstance(items, list))
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding="utf-8", errors="replace", newline="") as lines:
+        if path.suffix == ".csv":  # a quoted field may have several lines
+            yield from ([" ".join(row)] for row in csv.reader(lines))
+            return
         for line in lines:
             yield list(strings(json.loads(line))) if path.suffix == ".jsonl" else [line]
 
@@ -57,18 +62,21 @@ def overlap(sets: Path, texts: dict[str, Iterable[str]]) -> dict[str, Any]:
     """By folder below `sets`: items, those long enough, and those with a passage of each text.
 
     Raises:
-        DataError: what `KeptOut.of_folder` raises.
+        DataError: what `files_of` raises, or a file that cannot be read as its name says.
     """
     known = {name: KeptOut(found) for name, found in texts.items()}
     counts: dict[str, dict[str, int]] = {}
     for path in files_of(sets):
         name = path.relative_to(sets).parent.as_posix()
         found = counts.setdefault(name, dict.fromkeys(("items", "long_enough", *known), 0))
-        for item in items_of(path):
-            found["items"] += 1
-            found["long_enough"] += any(len(passages(text)) for text in item)
-            for label, kept in known.items():
-                found[label] += any(kept.meets(text) for text in item)
+        try:
+            for item in items_of(path):
+                found["items"] += 1
+                found["long_enough"] += any(len(passages(text)) for text in item)
+                for label, kept in known.items():
+                    found[label] += any(kept.meets(text) for text in item)
+        except (ValueError, csv.Error) as error:
+            raise DataError(f"{path}: {error}") from error
     return {"num_words": NUM_WORDS, "sets": counts}
 
 

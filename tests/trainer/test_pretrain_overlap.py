@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer import corpus, pretrain_overlap
+from trainer.errors import DataError
 from trainer.keep_out import KeptOut
 from trainer.pretrain_config import DataConfig, SourceConfig
 
@@ -24,12 +25,16 @@ def sets(tmp_path: Path) -> Path:
     examples = {"canary": "text", "examples": [{"input": words("two")}, {"input": words("three")}]}
     (folder / "quiz" / "deep" / "a.json").write_text(json.dumps(examples))
     (folder / "quiz" / "deep" / "b.tsv").write_text(f"0\t{words('two')}\n1\t{words('four')}\n")
+    (folder / "quiz" / "c.csv").write_text(
+        f'"Read\nthis: ""{words("six", 12)}\nsix12""",yes\nshort,no\n'
+    )
     (folder / "quiz" / "train.jsonl").write_text(json.dumps({"q": words("five")}) + "\n")
     return folder
 
 
 def test_items_are_counted_by_folder(sets: Path, tmp_path: Path) -> None:
     documents = [f"Say: {words('one').upper()}!", f"{words('two')} and more", words("five")]
+    documents.append(words("six"))
     documents += [f"Plain document {number} of the corpus." for number in range(60)]
     (tmp_path / "corpus").mkdir()
     with gzip.open(tmp_path / "corpus" / "tales.jsonl.gz", "wt", encoding="utf-8") as out:
@@ -43,7 +48,7 @@ def test_items_are_counted_by_folder(sets: Path, tmp_path: Path) -> None:
     assert found == {
         "num_words": 13,
         "sets": {
-            "quiz": {"items": 3, "long_enough": 2, "in_training": 0, "in_corpus": 1},
+            "quiz": {"items": 5, "long_enough": 3, "in_training": 1, "in_corpus": 2},
             "quiz/deep": {"items": 4, "long_enough": 4, "in_training": 2, "in_corpus": 2},
         },
     }
@@ -63,3 +68,9 @@ def test_missing_sets_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     command = [str(tmp_path / "no"), "--work", str(tmp_path), "--out", str(tmp_path / "o")]
     assert pretrain_overlap.main(command) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_files_that_are_not_json_are_named(sets: Path) -> None:
+    (sets / "quiz" / "broken.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"broken\.jsonl: "):
+        pretrain_overlap.overlap(sets, {"in_training": []})
