@@ -64,9 +64,10 @@ def overlap(sets: Path, texts: dict[str, Iterable[str]]) -> dict[str, Any]:
     Raises:
         DataError: what `files_of` raises, or a file that cannot be read as its name says.
     """
+    paths = files_of(sets)
     known = {name: KeptOut(found) for name, found in texts.items()}
     counts: dict[str, dict[str, int]] = {}
-    for path in files_of(sets):
+    for path in paths:
         name = path.relative_to(sets).parent.as_posix()
         found = counts.setdefault(name, dict.fromkeys(("items", "long_enough", *known), 0))
         try:

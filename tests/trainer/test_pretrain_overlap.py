@@ -67,7 +67,7 @@ def test_training_texts_are_those_prepared(tmp_path: Path) -> None:
 def test_missing_sets_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(tmp_path / "no"), "--work", str(tmp_path), "--out", str(tmp_path / "o")]
     assert pretrain_overlap.main(command) == 2
-    assert "error: " in capsys.readouterr().err
+    assert f"error: {tmp_path / 'no'}: no file to keep out" in capsys.readouterr().err
 
 
 def test_files_that_are_not_json_are_named(sets: Path) -> None:
