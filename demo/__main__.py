@@ -111,7 +111,8 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
         console.rule(f"[bold]{title}[/]  ({time.monotonic() - started:.0f} s)", align="left")
 
     base, quantization = arguments.base, arguments.quantization
-    fits = base == BASE and quantization == QUANTIZATION
+    is_embedded = base.resolve() == BASE.resolve()
+    fits = is_embedded and quantization == QUANTIZATION
     ready = [] if arguments.retrain or not fits else [r.adapter for r in ROLES if r.adapter != LIVE]
     published = publish_ready(STORE, ready, base, directory / "store")
     stage("1. Data from the project's own templates; test wordings never occur in training")
@@ -125,7 +126,7 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
         console.print("ready-made: " + ", ".join(f"{n}@{v}" for n, v in published.items()))
     stage("3. One server process: one base, every adapter")
     flags = ["--base", str(base), "--quantization", quantization]
-    flags += ["--name", "understudy-nano" if base == BASE else base.name]
+    flags += ["--name", "understudy-nano" if is_embedded else base.name]
     flags += ["--store", str(directory / "store")]
     with processes.server(flags, directory) as server:
         with Client(server.address) as client:

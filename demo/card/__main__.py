@@ -119,6 +119,9 @@ def _complaint(arguments: argparse.Namespace, page: Path) -> str | None:
         return f"--base {arguments.base} is not a model directory: it holds no config.json"
     if not page.is_file():
         return f"--out: there is no {page}"
+    for work in arguments.work:
+        if not (work / "data.json").is_file():
+            return f"--work {work} holds no data.json: name a folder of `trainer pretrain --work`"
     if arguments.results is None and not arguments.work:
         return "--results: needed without --work"
     return None
@@ -166,7 +169,7 @@ def _measure(
             print(f"card: {name} ...", file=sys.stderr, flush=True)
             try:
                 kept = {"fingerprint": fingerprint, **timed(name, setting, _Progress(name))}
-            except (CardError, ChildError, UnderstudyError, OSError, KeyError) as error:
+            except (CardError, ChildError, UnderstudyError, OSError, ValueError) as error:
                 problems.append(f"{name}: {error if str(error) else type(error).__name__}")
                 print(f"card: {problems[-1]}", file=sys.stderr, flush=True)
                 continue

@@ -155,9 +155,15 @@ def _scores(setting: Setting, progress: Progress) -> Any:
 
 def _adapters(setting: Setting, _: Progress) -> Any:
     """What the demo's own report says of each adapter on its task."""
-    report = json.loads(setting.needed("demo_report").read_text(encoding="utf-8"))
+    path = setting.needed("demo_report")
+    report = json.loads(path.read_text(encoding="utf-8"))
     found = {}
     for role in ROLES:
+        if role.adapter not in report.get("tasks", {}).get(role.task, {}).get("rows", {}):
+            raise CardError(
+                f"--demo-report {path} has no {role.adapter} on {role.task}; name the "
+                "evaluation/report.json that `python -m demo --out DIR` writes"
+            )
         task = report["tasks"][role.task]
         metric, rows = task["primary_metric"], task["rows"]
         gain = rows[role.adapter]["gains"][metric]

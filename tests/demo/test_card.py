@@ -257,12 +257,24 @@ def test_a_section_that_fails_leaves_the_others(
     assert "demo.card: adapters: needs --demo-report" in captured.err
 
 
+def test_a_report_without_the_adapters_is_named(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    common = ["--base", str(base), "--results", str(tmp_path), "--only", "adapters"]
+    for text, message in (("{}", f"--demo-report {report} has no "), ("{", "adapters: ")):
+        report.write_text(text)
+        assert main([*common, "--demo-report", str(report)]) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--base", "nowhere"], "--base nowhere is not a model directory"),
         (["--out", "nowhere"], "there is no nowhere"),
         ([], "--results: needed without --work"),
+        (["--work", "nowhere"], "--work nowhere holds no data.json"),
     ],
 )
 def test_wrong_folders(
