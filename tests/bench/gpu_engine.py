@@ -37,7 +37,7 @@ def decode(
             names = [f"lora-{i % distinct}" if distinct else "" for i in range(size)]
             num_new = 4 if quick else _NEW
             for _ in range(2):  # The first one compiles, captures, and places adapters.
-                prompts = _prompts(rng, shape, size)
+                prompts = _prompts(rng, shape, size, quick=quick)
                 answer = alone.play(prompts, num_new, sorted(names))
             found.append(
                 {
@@ -57,7 +57,7 @@ def transfers(work: Path, shape: Shape, *, quick: bool) -> Any:
         cache_bytes=1 << (24 if quick else 32), num_adapter_slots=1 if quick else 4,
     )  # fmt: skip
     names = [f"lora-{i}" for i in range(2 if quick else 32)]
-    streams, num_new = (2, 12) if quick else (_STREAMS, 512)
+    streams, num_new = (2, 5) if quick else (_STREAMS, 512)
     rng = random.Random(0)
     for name in names:  # From now on all are in host memory.
         alone.use(name)
@@ -74,7 +74,7 @@ def transfers(work: Path, shape: Shape, *, quick: bool) -> Any:
         alone.metrics.placed_s.clear()
         if thread is not None:
             thread.start()
-        alone.play(_prompts(rng, shape, streams), num_new, [""] * streams)
+        alone.play(_prompts(rng, shape, streams, quick=quick), num_new, [""] * streams)
         stop.set()
         if thread is not None:
             thread.join()
@@ -87,8 +87,9 @@ def transfers(work: Path, shape: Shape, *, quick: bool) -> Any:
     return found
 
 
-def _prompts(rng: random.Random, shape: Shape, count: int) -> list[list[int]]:
-    return [[rng.randrange(1, shape.vocab) for _ in range(_PROMPT)] for _ in range(count)]
+def _prompts(rng: random.Random, shape: Shape, count: int, *, quick: bool) -> list[list[int]]:
+    length = 4 if quick else _PROMPT
+    return [[rng.randrange(1, shape.vocab) for _ in range(length)] for _ in range(count)]
 
 
 def _quantile(ascending: list[float], share: float) -> float | None:
