@@ -88,19 +88,22 @@ def _parts(data: Path) -> list[Part]:
     return parts
 
 
-def _evaluate(address: str, directory: Path) -> dict[str, Any]:
+def _evaluate(address: str, directory: Path, console: Console) -> dict[str, Any]:
     """Asks the base and each task's own adapters; returns and keeps their reports as one."""
     whole: dict[str, Any] = {"tasks": {}}
+    folder = directory / "evaluation"
+    folder.mkdir()
     for task in TASKS:
-        out = directory / "evaluation" / task
+        started, out, log = time.monotonic(), folder / task, folder / f"{task}.log"
         names = ["base", *(role.adapter for role in ROLES if role.task == task)]
         command = python("evalsuite", "run", "--server", address, "--adapters", ",".join(names))
         command += ["--tasks", task, "--data-dir", str(directory / "data")]
-        processes.run([*command, "--shots", "0,3", "--out", str(out)], f"the evaluation of {task}")
+        command += ["--shots", "0,3", "--out", str(out)]
+        processes.run(command, f"the evaluation of {task}", log)
+        console.print(f"{task}: {', '.join(names)} in {time.monotonic() - started:.0f} s")
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         whole = {**report, "tasks": {**whole["tasks"], **report["tasks"]}}
-    path = directory / "evaluation" / "report.json"
-    path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return whole
 
 
@@ -114,7 +117,7 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
     is_embedded = base.resolve() == BASE.resolve()
     fits = is_embedded and quantization == QUANTIZATION
     ready = [] if arguments.retrain or not fits else [r.adapter for r in ROLES if r.adapter != LIVE]
-    published = publish_ready(STORE, ready, base, directory / "store")
+    published = publish_ready(STORE, ready, base, directory / "store") if ready else {}
     stage("1. Data from the project's own templates; test wordings never occur in training")
     (directory / "data").mkdir()
     make_data(directory / "data", TASKS, arguments.num_test)
@@ -147,7 +150,7 @@ def _play(directory: Path, arguments: argparse.Namespace, console: Console) -> d
         batch_size = asyncio.run(play(server.address, _parts(directory / "data"), console))
         console.print(f"up to {batch_size} requests shared a step")
         stage("5. Scores through the server")
-        report = _evaluate(server.address, directory)
+        report = _evaluate(server.address, directory, console)
     return {
         "base_model": info.base_model,
         "quantization": info.quantization,

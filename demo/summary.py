@@ -33,11 +33,13 @@ def summarize(report: Mapping[str, Any], task_of: Mapping[str, str]) -> dict[str
 def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     """The values of `summarize` as a table."""
     table = Table(title="Each adapter on its own task")
-    for title in ("", "metric", "base", "base, 3 shots", "trivial", "adapter", "gain above"):
-        table.add_column(title)
+    table.add_column("", no_wrap=True)
+    for title in ("metric", "base", "3 shots", "trivial", "adapter", "gain above"):
+        table.add_column(title, no_wrap=title == "metric")
     for adapter, row in summary.items():
-        keys = ("metric", "base", "base_3shot", "trivial", "adapter", "ci_low")
-        table.add_row(adapter, *("-" if row[key] is None else str(row[key]) for key in keys))
+        values = (row[key] for key in ("base", "base_3shot", "trivial", "adapter", "ci_low"))
+        shown = ("-" if value is None else f"{value:.3g}" for value in values)
+        table.add_row(adapter, row["metric"], *shown)
     return table
 
 
