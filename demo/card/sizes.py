@@ -60,7 +60,7 @@ def stage(work: Path) -> dict[str, Any]:
     steps = [line for line in lines if "loss" in line]
     if not steps:
         raise CardError(f"{path}: no step is recorded")
-    last = steps[-1]
+    last, end = steps[-1], lines[-1]
     per_step = last["tokens"] / last["step"]
     counts = read_counts(work)
     num_bytes = {entry["source"]: entry["num_validation_bytes"] for entry in counts}
@@ -73,9 +73,10 @@ def stage(work: Path) -> dict[str, Any]:
         if line.get("validation")
     }
     return {
-        "tokens": last["tokens"],
-        "steps": last["step"],
-        "hours": last["elapsed_s"] / 3600,
+        # Not every step is recorded, but the one that the clock ended on is, by its validation.
+        "tokens": round(end["step"] * per_step),
+        "steps": end["step"],
+        "hours": end["elapsed_s"] / 3600,
         "peak_learning_rate": max(line["learning_rate"] for line in steps),
         "last_loss": last["loss"],
         "checks": _spread(list(checks.values())),

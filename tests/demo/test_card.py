@@ -20,6 +20,7 @@ from demo.card.blocks import names, replaced, table
 from demo.card.held import BOS, CardError, Document, held_out, read_tokenizer, training_tokens
 from demo.card.kneser_ney import KneserNey
 from demo.card.scores import _chance, write_texts
+from demo.card.sizes import stage
 from demo.card.tables import BLOCKS
 from evalsuite.registry import load_tasks
 from tests.process import environment
@@ -153,6 +154,16 @@ def test_blocks_are_replaced_alone_and_again() -> None:
     for broken in ("no markers", page * 2, page.replace("end: one", "end: on")):
         with pytest.raises(CardError, match="begin: one"):
             replaced(broken, "one", "new")
+
+
+def test_a_stage_ends_with_its_last_step(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text((work / "data.json").read_text())
+    first, second = map(json.loads, (work / "metrics.jsonl").read_text().splitlines())
+    second |= {"step": 6, "elapsed_s": 36.0}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    found = stage(tmp_path)
+    assert (found["steps"], found["tokens"], found["hours"]) == (6, 384, 0.01)
+    assert (found["last_loss"], found["checks"][-1]["tokens"]) == (2.5, 384)
 
 
 def test_columns_of_numbers_stand_to_the_right() -> None:
