@@ -3,8 +3,8 @@
 Needed whenever the embedded base, a task's generator or a configuration changes. The same base,
 number of threads and processor give the same versions.
 
-Exit codes: 0 done; 1 a part failed; 2 wrong arguments; 130 Ctrl-C. After a failure the store is
-as it was.
+Exit codes: 0 done; 1 a part failed; 2 wrong arguments; 130 Ctrl-C. Where a training fails or
+is interrupted, the store is as it was.
 """
 
 import argparse
