@@ -89,9 +89,11 @@ def _sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
         _fill(result, whole, _invert(cumulative, uniform[whole]).tolist())
     filtered = sorted(set(range(len(draws))) - set(whole))
     if filtered:
-        ids, is_open = _shortlist(logits[filtered])
+        # Rows of a vocabulary are copied only where some stay behind.
+        ids, is_open = _shortlist(logits[filtered] if whole else logits)
+        rows = torch.tensor(filtered, device=logits.device)
         chosen, enough = _invert_filtered(
-            probabilities[filtered].gather(1, ids),
+            probabilities[rows.unsqueeze(1), ids],
             [params[i] for i in filtered],
             uniform[filtered],
             size,
