@@ -37,7 +37,7 @@ class Timing:
 
     rows: int
     own_s: float
-    library_s: float
+    bitsandbytes_s: float
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Nf4Table:
         for found in self.shapes:
             if (found.out_features, found.in_features) == shape:
                 rows = [timing.rows for timing in found.timings]
-                wins = [timing.own_s < timing.library_s for timing in found.timings]
+                wins = [timing.own_s < timing.bitsandbytes_s for timing in found.timings]
                 return lambda n: (at := bisect_left(rows, n)) < len(rows) and wins[at]
         return None
 

@@ -51,7 +51,7 @@ def test_measuring_times_each_shape_once_and_the_file_holds_it(
     assert {(one.out_features, one.in_features) for one in table.shapes} == shapes
     for one in table.shapes:
         assert [timing.rows for timing in one.timings] == [1, 8]
-        assert all(timing.own_s > 0 < timing.library_s for timing in one.timings)
+        assert all(timing.own_s > 0 < timing.bitsandbytes_s for timing in one.timings)
     file = tmp_path / "nf4.json"
     table.write(file)
     assert read_table(file, _CPU) == table
@@ -63,8 +63,8 @@ def test_measuring_times_each_shape_once_and_the_file_holds_it(
             if (one.out_features, one.in_features) == tuple(weight.state.shape)
         )  # fmt: skip
         assert [weight.is_own(n) for n in (1, 5, 9)] == [
-            timings[0].own_s < timings[0].library_s,
-            timings[1].own_s < timings[1].library_s,
+            timings[0].own_s < timings[0].bitsandbytes_s,
+            timings[1].own_s < timings[1].bitsandbytes_s,
             False,
         ]
 
@@ -76,12 +76,12 @@ def test_measuring_times_each_shape_once_and_the_file_holds_it(
 @settings(deadline=None)
 def test_rows_count_as_the_next_larger_number_that_was_timed(wins: list[bool], rows: int) -> None:
     timings = tuple(
-        Timing(1 << i, own_s=1.0, library_s=2.0 if own else 0.5) for i, own in enumerate(wins)
+        Timing(1 << i, own_s=1.0, bitsandbytes_s=2.0 if own else 0.5) for i, own in enumerate(wins)
     )
     is_own = Nf4Table("cpu", {}, (ShapeTimings(64, 128, timings),)).is_own((64, 128))
     assert is_own is not None
     larger = [timing for timing in timings if timing.rows >= rows]
-    assert is_own(rows) == (bool(larger) and larger[0].library_s > 1.0)
+    assert is_own(rows) == (bool(larger) and larger[0].bitsandbytes_s > 1.0)
     assert Nf4Table("cpu", {}, ()).is_own((64, 128)) is None
 
 
