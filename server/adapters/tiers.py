@@ -15,23 +15,20 @@ from pathlib import Path
 from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
 from server.adapters.lease import AdapterLease, Resident
 from server.adapters.names import Names
+from server.adapters.residents import Key, Residents
 from server.adapters.sources import resolve_source
 from server.adapters.store import AdapterStore, Reference, close_names
-from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
+from server.errors import AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
 from server.types import (
     AdapterChange,
-    AdapterEvent,
     AdapterObserver,
     AdapterStats,
     BaseInfo,
-    Tier,
     unobserved,
 )
 from understudy.artifact import MANIFEST_FILE
 from understudy.store import LATEST
-
-Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +64,13 @@ class AdapterTiers:
         self.store = store
         self._base = base
         self._limits = limits
-        self._max_host_bytes = limits.artifact.max_host_bytes
         self._metrics = metrics
         self._on_freed = on_freed
-        self._on_pinned = on_pinned
         self._breathe = breathe
-        self._on_change = on_change
         self._lock = threading.Lock()
-        self._residents: dict[Key, Resident] = {}
+        self._residents = Residents(
+            limits.artifact.max_host_bytes, store, metrics, on_change, on_pinned
+        )
         self._names = Names()
         # Held while an alias moves in the store and then here: the last one in is it in both.
         self._moving = threading.Lock()
@@ -180,9 +176,9 @@ class AdapterTiers:
             return
         key = exact.name, exact.selector
         with self._lock:
-            resident = self._residents.get(key)
-            if resident is not None and not resident.stored:
-                resident.stored = self.store.hold(*key)
+            resident = self._residents.get(*key)
+            if resident is not None:
+                self._residents.is_stored(resident)
             self._names.follow(*key)
 
     def unload(self, reference: Reference) -> int:
@@ -194,10 +190,10 @@ class AdapterTiers:
         key = (reference.name, version)
         with self._lock:
             self._names.withdraw(reference, version)
-            resident = self._residents.get(key)
+            resident = self._residents.get(*key)
             num_leases = resident.num_leases if resident else 0
-            self._tell(AdapterChange.UNLOADED, key)
-            freed = self._retire(key)
+            self._residents.tell(AdapterChange.UNLOADED, key)
+            freed = self._residents.retire(key)
         self._free(freed)
         return num_leases
 
@@ -208,9 +204,9 @@ class AdapterTiers:
         else:
             exact = Reference(reference.name, self.look_up(reference))
         with self._lock:
-            resident = self._residents.get((exact.name, exact.selector))
+            resident = self._residents.get(exact.name, exact.selector)
             if resident is not None:
-                self._pin(resident, pinned)
+                self._residents.pin(resident, pinned)
             elif pinned:
                 raise AdapterNotFoundError(str(exact))
         return exact
@@ -238,7 +234,7 @@ class AdapterTiers:
             self.store.set_alias(name, alias, version)
             with self._lock:
                 self._names.set_alias(name, alias, version)
-                self._tell(AdapterChange.ALIAS, (name, version), alias=alias)
+                self._residents.tell(AdapterChange.ALIAS, (name, version), alias=alias)
             if adapter is not None and alias == LATEST:
                 self._install(adapter, None)
 
@@ -270,7 +266,7 @@ class AdapterTiers:
     def resident(self, name: str, version: str) -> Resident | None:
         """A version in memory; a copy, not live."""
         with self._lock:
-            resident = self._residents.get((name, version))
+            resident = self._residents.get(name, version)
             return None if resident is None else replace(resident)
 
     def current(self, name: str) -> str | None:
@@ -282,17 +278,12 @@ class AdapterTiers:
     def residents(self) -> dict[Key, Resident]:
         """The versions in memory by (name, version); copies, not live."""
         with self._lock:
-            return {key: replace(resident) for key, resident in self._residents.items()}
+            return self._residents.copies()
 
     def stats(self) -> AdapterStats:
         """What host memory holds now."""
         with self._lock:
-            residents = self._residents.values()
-            return AdapterStats(
-                num_host=len(residents),
-                host_bytes=sum(resident.adapter.size_bytes for resident in residents),
-                num_leases=sum(resident.num_leases for resident in residents),
-            )
+            return self._residents.stats()
 
     def not_found(self, reference: Reference) -> AdapterNotFoundError:
         """The error for an unknown reference, with the nearest known ones. *Blocking.*"""
@@ -313,7 +304,7 @@ class AdapterTiers:
             version = self._names.pointed(name, reference.selector)
         else:
             version = reference.selector or self._names.current(name)
-        return self._residents.get((name, version or ""))
+        return self._residents.get(name, version)
 
     def _serve(self, exact: Reference, *, pin: bool = False) -> None:
         """Makes a name mean this version of the store."""
@@ -322,7 +313,7 @@ class AdapterTiers:
 
     def _read_stored(self, exact: Reference, directory: Path) -> AdapterVersion:
         with self._lock:
-            resident = self._residents.get((exact.name, exact.selector))
+            resident = self._residents.get(exact.name, exact.selector)
         if resident is not None:
             return resident.adapter
         adapter = self._load(directory, exact.name, None, "store")
@@ -367,97 +358,23 @@ class AdapterTiers:
                 self._names.check(wanted)
             old = self._names.current(name)
             replaces = old if wanted is None else None
-            freed = self._make_room(adapter, replaces)
-            now = time.time()
-            resident = self._residents.get((name, version))
-            if resident is None:
-                stored = stored and self.store.hold(name, version)
-                resident = Resident(adapter, stored, now, now)
-                self._residents[name, version] = resident
-                self._tell(AdapterChange.LOADED, (name, version))
-            elif stored and not resident.stored:
-                # Published since it was read from elsewhere: it can make room from now on.
-                resident.stored = self.store.hold(name, version)
-            if resident.retired:
-                # Its last leases kept it in memory: in service again, it is not read again.
-                resident.retired = False
-                self._tell(AdapterChange.LOADED, (name, version))
+            freed = self._residents.make_room(adapter, replaces)
+            resident = self._residents.enter(adapter, stored=stored)
             if pin:
-                self._pin(resident, True)
+                self._residents.pin(resident, True)
             if wanted is None:
                 if self._names.move(name, version, follow=follow):
-                    self._tell(AdapterChange.ALIAS, (name, version))
-            elif not wanted.selector and (name, old) not in self._residents:
+                    self._residents.tell(AdapterChange.ALIAS, (name, version))
+            elif not wanted.selector and self._residents.get(name, old) is None:
                 self._names.used(name, version, looked_up)
-            superseded = self._residents.get((name, replaces or ""))
+            superseded = self._residents.get(name, replaces)
             if superseded is not None and superseded is not resident and not superseded.pinned:
-                freed += self._retire((name, superseded.adapter.version))
+                freed += self._residents.retire((name, superseded.adapter.version))
         self._free(freed)
-
-    def _make_room(self, adapter: AdapterVersion, old: str | None) -> list[Key]:
-        """Drops idle versions until `adapter` fits: the one it replaces, then the least recent.
-
-        What the store does not hold could not come back, and stays until it is unloaded.
-        """
-        if (adapter.name, adapter.version) in self._residents:
-            return []
-        used = sum(r.adapter.size_bytes for r in self._residents.values())
-        excess = used + adapter.size_bytes - self._max_host_bytes
-        idle = [
-            (key != (adapter.name, old), resident.last_used_at, key)
-            for key, resident in self._residents.items()
-            if not resident.num_leases
-            and not resident.pinned
-            and (resident.stored or key == (adapter.name, old))
-        ]
-        chosen: list[Key] = []
-        for _, _, key in sorted(idle):
-            if excess <= 0:
-                break
-            excess -= self._residents[key].adapter.size_bytes
-            chosen.append(key)
-        if excess > 0:
-            raise AdapterMemoryError(
-                f"adapter {adapter.name!r} needs {adapter.size_bytes} bytes; of the "
-                f"{self._max_host_bytes} for adapters, {excess} too few are free or idle"
-            )
-        for _ in chosen:
-            self._metrics.adapter_evicted(Tier.HOST)
-        return [freed for key in chosen for freed in self._retire(key)]
-
-    def _retire(self, key: Key) -> list[Key]:
-        resident = self._residents.get(key)
-        if resident is None:
-            return []
-        resident.retired = True
-        if resident.num_leases:
-            return []
-        del self._residents[key]
-        if resident.stored:
-            self.store.let_go(*key)
-        self._tell(AdapterChange.TIER, key)
-        return [key]
-
-    def _pin(self, resident: Resident, pinned: bool) -> None:
-        if resident.pinned != pinned:
-            resident.pinned = pinned
-            key = (resident.adapter.name, resident.adapter.version)
-            self._on_pinned(*key, pinned)
-            self._tell(AdapterChange.PINNED, key, pinned=pinned)
-
-    def _tell(
-        self, kind: AdapterChange, key: Key, *, alias: str = "", pinned: bool = False
-    ) -> None:
-        """Under the lock, so that events come in the order of what they tell."""
-        name, version = key
-        tier = Tier.HOST if key in self._residents else Tier.DISK
-        self._on_change(AdapterEvent(kind, name, version, tier, time.time(), alias, pinned))
 
     def _release(self, key: Key) -> None:
         with self._lock:
-            resident = self._residents[key]
-            resident.num_leases -= 1
-            freed = self._retire(key) if resident.retired and not resident.num_leases else []
+            freed = self._residents.release(key)
         self._free(freed)
 
     def _free(self, freed: list[Key]) -> None:
