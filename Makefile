@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-triton check bench bench-peers bench-adapters bench-training proto lock clean
+.PHONY: help demo test test-triton check bench bench-peers bench-adapters bench-training bench-evaluation proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -42,6 +42,9 @@ bench-adapters: $(READY) ## what ten thousand registered adapters cost, and load
 
 bench-training: $(READY) ## measure the trainer's step beside one written with transformers and PEFT
 	$(BIN)/python -m tests.bench.training
+
+bench-evaluation: $(READY) ## measure what the eval suite itself costs, beside a server that answers at once
+	$(BIN)/python -m tests.bench.evaluation
 
 proto: $(READY) ## generate the Python stubs from proto/
 	$(BIN)/python scripts/stubs.py

@@ -28,9 +28,11 @@ ADAPTER = Row("a", RowKind.ADAPTER, "a", "1")
 
 def write_example(folder: Path, name: str) -> Path:
     """The example in a file of the task's own format, or JSON lines where it reads those."""
-    example = dict(built_in_tasks()[name].definition.spec.example)
+    spec = built_in_tasks()[name].definition.spec
+    example = dict(spec.example)
     if name in DEMO:
-        example = {"input": "in", "completion": "one two three four", "label": "positive"}
+        choices = spec.choices or ("",)
+        example = {"input": "in", "completion": "one two three four", "label": choices[0].strip()}
     if name.startswith(("bigbench", "bbh")):
         path = folder / "bbh" / "example.json"
         path.parent.mkdir(exist_ok=True)
