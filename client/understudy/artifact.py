@@ -84,6 +84,7 @@ _VOLATILE_CONFIG_KEYS = frozenset(
     {"base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping"}
 )
 # Of their keys the first that matches a module counts: their order changes the mathematics.
+_HASHED_AT_ONCE = 1 << 18
 _ORDERED_CONFIG_KEYS = ("rank_pattern", "alpha_pattern")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -263,10 +264,19 @@ def _by_name(path: Path) -> list[TensorEntry]:
 def _hash_tensors(
     digest: "hashlib._Hash", tensors: Iterable[tuple[TensorEntry, Iterable[bytes | memoryview]]]
 ) -> None:
+    # Many tensors are small, and each call costs what hashing some thousand bytes does.
+    pieces: list[bytes | memoryview] = []
+    size = 0
     for entry, blocks in tensors:
-        digest.update(f"{entry.name}\0{entry.dtype}\0{list(entry.shape)}\0".encode())
+        pieces.append(f"{entry.name}\0{entry.dtype}\0{list(entry.shape)}\0".encode())
         for block in blocks:
-            digest.update(block)
+            pieces.append(block)
+            size += len(block)
+            if size >= _HASHED_AT_ONCE:
+                digest.update(b"".join(pieces))
+                pieces.clear()
+                size = 0
+    digest.update(b"".join(pieces))
 
 
 def _blocks(file: BinaryIO, begin: int, end: int, block_bytes: int = 1 << 20) -> Iterator[bytes]:

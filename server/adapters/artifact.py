@@ -223,7 +223,7 @@ def _load(
         hashes[TENSORS_FILE] = sealed.files[TENSORS_FILE] if is_sound else file.sha256
         check_file_hashes(replace(sealed, files=dict.fromkeys(hashes, "") | sealed.files), hashes)
         check_content_hash(sealed, found_hash)
-    breathe()
+    file.check_finite()
     weights = _labelled(read_weights(method, config, file.tensors, base), manifest)
     breathe()
     if num_tokens > base.vocab_size:

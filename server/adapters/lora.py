@@ -33,9 +33,10 @@ from understudy.artifact import shorten
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _B_BIAS = ".lora_B.bias"
 _MAGNITUDE = ".lora_magnitude_vector"
-# Older versions of PEFT wrote the second form.
-_SUFFIXES = {suffix: suffix for suffix in (_A, _B, _B_BIAS, _MAGNITUDE)} | {
-    f"{_MAGNITUDE}.weight": _MAGNITUDE
+_MARK = ".lora_"
+# By what comes behind the mark. Older versions of PEFT wrote the last form.
+_SUFFIXES = {suffix.removeprefix(_MARK): suffix for suffix in (_A, _B, _B_BIAS, _MAGNITUDE)} | {
+    "magnitude_vector.weight": _MAGNITUDE
 }
 _TOKENS = "trainable_token_indices"
 # PEFT's own name for no modules: such an adapter is what it saves beside, as a classifier's head.
@@ -207,16 +208,17 @@ def _by_module(
     """The tensors of each module path by suffix, A and B checked against the base's linear."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        suffix = _suffix(name)
-        if not suffix or not name.startswith(PREFIX):
+        module_name, _, end = name.rpartition(_MARK)
+        suffix = _SUFFIXES.get(end)
+        if suffix is None or not module_name.startswith(PREFIX):
             raise AdapterRefusedError(f"{TENSORS}: unknown tensor {name[:200]!r}")
-        path = name[len(PREFIX) : -len(suffix)]
+        path = module_name[len(PREFIX) :]
         if path not in base.linear_shapes:
             raise AdapterRefusedError(
                 f"{TENSORS}: tensor {name[:200]!r}: the base has no linear {path[:160]!r} that an "
                 "adapter may target"
             )
-        found.setdefault(path, {})[_SUFFIXES[suffix]] = tensor
+        found.setdefault(path, {})[suffix] = tensor
     for path, module in found.items():
         for suffix in (_A, _B):
             if suffix not in module:
@@ -225,14 +227,6 @@ def _by_module(
         check_tensor(PREFIX + path + _A, module[_A], (None, in_features))
         check_tensor(PREFIX + path + _B, module[_B], (out_features, module[_A].shape[0]))
     return dict(sorted(found.items()))
-
-
-def _suffix(name: str) -> str:
-    """The one of `_SUFFIXES` that a tensor's name ends in; empty if none."""
-    for suffix in _SUFFIXES:
-        if name.endswith(suffix):
-            return suffix
-    return ""
 
 
 def _patterns(config: Mapping[str, Any], key: str, max_count: int) -> _Patterns:

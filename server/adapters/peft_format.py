@@ -91,19 +91,30 @@ def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[
 
 
 def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:
-    """Raises AdapterRefusedError unless `tensor` is finite and floating, of `shape` (None: any
-    size from 1)."""
+    """Raises AdapterRefusedError unless `tensor` is floating, of `shape` (None: any size from 1).
+
+    That what a file holds is finite was checked when it was read.
+    """
     found = tuple(tensor.shape)
-    if not _fits(found, shape):
+    if (found != shape or 0 in found) and not _fits(found, shape):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise AdapterRefusedError(
             f"{TENSORS}: tensor {name!r} has shape {list(found)}, the base needs [{wanted}]"
         )
     if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} has dtype {tensor.dtype}")
-    # Both ends at once, and NaN spreads to them: a tenth of what isfinite costs.
-    if not all(math.isfinite(end) for end in torch.aminmax(tensor)):
+
+
+def check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Raises AdapterRefusedError unless all of `tensor`, which is floating, is finite."""
+    if not is_finite(tensor):
         raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all of `tensor`, which is floating and not empty, is finite."""
+    # Both ends at once, and NaN spreads to them: a tenth of what isfinite costs.
+    return all(math.isfinite(end) for end in torch.aminmax(tensor))
 
 
 def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:

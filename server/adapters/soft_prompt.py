@@ -13,6 +13,7 @@ import torch
 from server.adapters.peft_format import (
     CONFIG,
     TENSORS,
+    check_finite,
     check_fits,
     check_keys,
     check_task,
@@ -96,7 +97,7 @@ def read_multitask_prompt(
         },
     )
     embeddings = shared.float() * (columns[0].float() @ rows[0].float())
-    check_tensor(f"{TENSOR} * ({_COLUMNS} @ {_ROWS})", embeddings, (count, base.hidden_size))
+    check_finite(f"{TENSOR} * ({_COLUMNS} @ {_ROWS})", embeddings)
     check_fits(TENSOR, embeddings, base.dtype)
     return AdapterWeights(prompt=embeddings)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from server.adapters.peft_format import check_finite, is_finite
 from server.errors import AdapterRefusedError
 from understudy.artifact import (
     ArtifactError,
@@ -21,6 +22,7 @@ from understudy.artifact import (
 )
 
 _BLOCK_BYTES = 1 << 20
+_NUMBERS_AT_ONCE = 1 << 20
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -55,17 +57,40 @@ class TensorFile:
         """The tensors by name: views of `data`, but for those that do not lie on a multiple of
         their element's size."""
         found: dict[str, torch.Tensor] = {}
-        # Neighbours of one type are cut apart at once: each operation of its own costs what reading
-        # a small tensor does, and lets other threads have the interpreter's lock.
+        for entries, values in self._runs:
+            sizes = [(entry.end - entry.begin) // values.itemsize for entry in entries]
+            for entry, flat in zip(entries, values.split(sizes), strict=True):
+                found[entry.name] = flat.view(entry.shape)
+        return found
+
+    def check_finite(self) -> None:
+        """Raises AdapterRefusedError that names a tensor which holds NaN or infinity, of floating
+        types of at least 16 bits: others are no adapter's."""
+        for entries, values in self._runs:
+            if not values.is_floating_point() or values.itemsize < 2:
+                continue
+            for piece in values.split(_NUMBERS_AT_ONCE):
+                if len(piece) and not is_finite(piece):
+                    for entry in entries:
+                        if self.tensors[entry.name].numel():
+                            check_finite(entry.name, self.tensors[entry.name])
+                self.breathe()
+
+    @cached_property
+    def _runs(self) -> list[tuple[list[TensorEntry], torch.Tensor]]:
+        """Neighbours of one type, and their numbers in a row [n].
+
+        They are cut apart, and checked, at once: each operation of its own costs what reading a
+        small tensor does, and lets other threads have the interpreter's lock.
+        """
+        found = []
         for dtype, run in groupby(self.entries, lambda entry: _DTYPES[entry.dtype]):
             entries = list(run)
             begin, end = (at - len(self.header) for at in (entries[0].begin, entries[-1].end))
             piece = self.data[begin:end]
             if begin % dtype.itemsize:
                 piece = piece.clone()
-            sizes = [(entry.end - entry.begin) // dtype.itemsize for entry in entries]
-            for entry, flat in zip(entries, piece.view(dtype).split(sizes), strict=True):
-                found[entry.name] = flat.view(entry.shape)
+            found.append((entries, piece.view(dtype)))
         return found
 
     def by_name(self) -> Iterator[tuple[TensorEntry, Iterator[memoryview]]]:

@@ -5,8 +5,8 @@ checkpoint, such as `model.layers.0.self_attn.q_proj`.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -64,6 +64,19 @@ class LinearChange:
     """Stands in for W and b; alone."""
     rows: ReplacedRows | None = None
     """Stand in for rows of W; alone, on an output head without a bias."""
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the low-rank update is all."""
+        return (
+            self.input_scale is None
+            and self.output_scale is None
+            and self.magnitude is None
+            and self.shift is None
+            and self.bias is None
+            and self.replacement is None
+            and self.rows is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +173,20 @@ class AdapterWeights:
         """Those of them whose keys and values it brings, so that they are never computed."""
         return 0 if self.prefix is None else self.prefix.shape[1]
 
-    @cached_property
+    @property
     def size_bytes(self) -> int:
         """Memory its tensors take."""
-        return sum(tensor.nbytes for tensor in tensors_of(self))
+        return self._totals[0]
+
+    @property
+    def num_values(self) -> int:
+        """Numbers in its tensors."""
+        return self._totals[1]
+
+    @cached_property
+    def _totals(self) -> tuple[int, int]:
+        sizes = [(tensor.nbytes, tensor.numel()) for tensor in tensors_of(self)]
+        return sum(num_bytes for num_bytes, _ in sizes), sum(count for _, count in sizes)
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
@@ -177,6 +200,11 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
             left.extend(item.values())
         elif isinstance(item, tuple):
             left.extend(item)
-        elif is_dataclass(item):
-            parts = (getattr(item, name) for name in item.__dataclass_fields__)
-            left.extend(part for part in parts if part is not None)
+        else:
+            parts = [getattr(item, name) for name in _field_names(type(item))]
+            left += [part for part in parts if part is not None]
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()

@@ -1,7 +1,8 @@
 """From an adapter's tensors in host memory to the form that steps run on the device."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,7 @@ from server.adapters.weights import (
     AdapterWeights,
     EmbeddingChange,
     LinearChange,
-    LowRank,
     Replacement,
-    tensors_of,
 )
 from server.kernels import Affine, Changes, Detour, EmbeddingTable, LoraGroup, Norm, describe
 from server.models.decoder import Decoder
@@ -22,7 +21,6 @@ from server.models.layers import LinearGroup
 
 # What added tokens are padded to in the output head.
 _WIDTH_MULTIPLE = 64
-_OTHER_CHANGES = tuple(f.name for f in fields(LinearChange) if f.name != "low_rank")
 
 Key = tuple[str, str]
 """(name, version) of an adapter."""
@@ -94,12 +92,12 @@ class Placer:
         """What the device form of `weights` takes, at most: its values in the base's type, and a
         scale and a shift of a whole group's outputs where one of its linears has any. Norms and
         the classifier are in float32, token ids in 8 bytes."""
-        count = sum(tensor.numel() for tensor in tensors_of(weights))
+        count = weights.num_values
         if weights.vocabulary is not None:
             count += _WIDTH_MULTIPLE * (self._embedding.weight.shape[1] + 1)
         for group in self._groups:
             changes = (weights.linears.get(name) for name in group.names)
-            if any(change is not None and _is_more_than_low_rank(change) for change in changes):
+            if not all(change is None or change.is_low_rank for change in changes):
                 count += 2 * group.columns[-1].stop
         size = count * self._dtype.itemsize
         # A norm has both, where its adapter has one of them.
@@ -113,6 +111,7 @@ class Placer:
 
     def place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         """The device form of `weights`, which were checked against the base."""
+        scaled = self._scaled(weights)
         lora: dict[int, LoraGroup] = {}
         affine: dict[int, Affine] = {}
         detours: dict[int, tuple[Detour, ...]] = {}
@@ -122,10 +121,14 @@ class Placer:
                 for name, columns in zip(group.names, group.columns, strict=True)
                 if name in weights.linears
             ]
-            low_rank = [(columns, c.low_rank) for columns, c in members if c.low_rank is not None]
+            low_rank = [
+                (columns, change.low_rank.a, scaled[name])
+                for name, columns in zip(group.names, group.columns, strict=True)
+                if (change := weights.linears.get(name)) is not None and change.low_rank is not None
+            ]
             if low_rank:
                 lora[group.index] = self._low_rank(low_rank)
-            if any(_is_more_than_low_rank(change) for _, change in members):
+            if not all(change.is_low_rank for _, change in members):
                 scales, shifts = self._scales(group, members)
                 common = self._common_input_scale(group, members)
                 if scales is not None or shifts is not None or common is not None:
@@ -157,24 +160,36 @@ class Placer:
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device, non_blocking=True)
 
-    def _low_rank(self, members: Sequence[tuple[slice, LowRank]]) -> LoraGroup:
+    def _low_rank(self, members: Sequence[tuple[slice, torch.Tensor, torch.Tensor]]) -> LoraGroup:
+        """From the columns, A, and B as `_scaled` makes it, of each linear."""
         pieces = []
         parts: list[tuple[slice, slice, torch.Tensor]] = []
         rows = 0
-        for columns, update in members:
-            pieces.append(self._to_device(update.a))
-            b = self._scaled(update).t().contiguous()
+        for columns, a, b in members:
+            pieces.append(self._to_device(a))
             parts.append((columns, slice(rows, rows + b.shape[0]), b))
             rows += b.shape[0]
         a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
         return LoraGroup(a, tuple(parts))
 
-    def _scaled(self, update: LowRank) -> torch.Tensor:
-        """B times the scaling, in the base's type."""
-        if update.b.dtype == self._dtype:
+    def _scaled(self, weights: AdapterWeights) -> dict[str, torch.Tensor]:
+        """B times the scaling, transposed [r, out], in the base's type, by module path.
+
+        Those alike are made at once: an adapter has hundreds, each so small that its operations
+        would cost more than its numbers.
+        """
+        alike = defaultdict[tuple[object, ...], dict[str, torch.Tensor]](dict)
+        for path, change in weights.linears.items():
+            if (update := change.low_rank) is not None:
+                b = update.b
+                alike[b.shape, b.dtype, update.scaling][path] = self._moved(b)
+        found: dict[str, torch.Tensor] = {}
+        for (_, dtype, scaling), by_path in alike.items():
+            b = torch.stack([*by_path.values()])
             # The same bits: the product is made in float32 and then rounded either way.
-            return self._moved(update.b) * update.scaling
-        return (self._moved(update.b).float() * update.scaling).to(self._dtype)
+            b = b * scaling if dtype == self._dtype else (b.float() * scaling).to(self._dtype)
+            found |= zip(by_path, b.transpose(1, 2).contiguous().unbind(), strict=True)
+        return found
 
     def _scales(
         self, group: LinearGroup, members: Sequence[tuple[slice, LinearChange]]
@@ -293,7 +308,3 @@ class Placer:
         changed = torch.addmm(weight.float(), a.t(), b.t(), alpha=update.scaling)
         norm: torch.Tensor = torch.linalg.vector_norm(changed, dim=0)
         return self._to_device(self._moved(change.magnitude).float() / norm)
-
-
-def _is_more_than_low_rank(change: LinearChange) -> bool:
-    return any(getattr(change, name) is not None for name in _OTHER_CHANGES)

@@ -297,8 +297,6 @@ def test_layers_to_transform_explains_missing_tensors() -> None:
         (torch.zeros(0, 6), "shape [0, 6]"),
         (torch.zeros(2, 6, 1), "shape [2, 6, 1]"),
         (torch.zeros(2, 6, dtype=torch.int32), "dtype torch.int32"),
-        (torch.full((2, 6), float("nan")), "NaN or infinity"),
-        (torch.full((2, 6), float("-inf")), "NaN or infinity"),
         (torch.full((2, 6), 1e300, dtype=torch.float64), "overflows in float32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -136,9 +136,6 @@ def test_refusals(untied: Case, tied: Case) -> None:
     assert "modules_to_save, and some of its tokens" in refused(modules_to_save=["embed_tokens"])
     tensors[f"{_E}.weight"] = torch.zeros(321, 64)
     assert "has shape [321, 64], the base needs [320, 64]" in refused()
-    del tensors[f"{_E}.weight"]
-    tensors[f"{_E}{_DELTA}"][0, 0] = float("nan")
-    assert "NaN or infinity" in refused()
 
     config, tensors = tied.artifact(_tokens())
     tensors[f"{_H}.trainable_tokens_delta"] = tensors[f"{_H}.trainable_tokens_delta"] + 1
