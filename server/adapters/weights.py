@@ -201,7 +201,7 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
         elif isinstance(item, tuple):
             left.extend(item)
         else:
-            parts = [getattr(item, name) for name in _field_names(type(item))]
+            parts = [getattr(item, name) for name in _field_names(item.__class__)]
             left += [part for part in parts if part is not None]
 
 

@@ -178,7 +178,7 @@ class Placer:
         Those alike are made at once: an adapter has hundreds, each so small that its operations
         would cost more than its numbers.
         """
-        alike = defaultdict[tuple[object, ...], dict[str, torch.Tensor]](dict)
+        alike = defaultdict[tuple[torch.Size, torch.dtype, float], dict[str, torch.Tensor]](dict)
         for path, change in weights.linears.items():
             if (update := change.low_rank) is not None:
                 b = update.b
