@@ -84,15 +84,36 @@ class Batch:
         if device.type == "cpu":
             return self
         virtual = self.virtual
+        token_ids, positions, write_index, logit_rows, state_rows, virtual_rows = to_device(
+            device,
+            self.token_ids,
+            self.positions,
+            self.write_index,
+            self.logit_rows,
+            self.state_rows,
+            self.token_ids[:0] if virtual is None else virtual[0],
+        )
         return replace(
             self,
-            token_ids=self.token_ids.to(device),
-            positions=self.positions.to(device),
-            write_index=self.write_index.to(device),
-            logit_rows=self.logit_rows.to(device),
-            state_rows=self.state_rows.to(device),
-            virtual=None if virtual is None else (virtual[0].to(device), virtual[1]),
+            token_ids=token_ids,
+            positions=positions,
+            write_index=write_index,
+            logit_rows=logit_rows,
+            state_rows=state_rows,
+            virtual=None if virtual is None else (virtual_rows, virtual[1]),
         )
+
+
+def to_device(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """int64 `tensors` of the host on `device`, by one copy that nobody waits for."""
+    if device.type == "cpu":
+        return list(tensors)
+    host = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    if device.type == "cuda":
+        # Its memory goes to nobody before the copy is done.
+        host = host.pin_memory()
+    pieces = host.to(device, non_blocking=True).split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
 def round_up(value: int, multiple: int) -> int:

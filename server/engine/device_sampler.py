@@ -22,10 +22,9 @@ _List = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
-def takes(size: int, wanted: Sequence[int | None]) -> bool:
-    """Whether a device's sampler draws from so many tokens, with so many log-probabilities of each
-    row."""
-    return size <= MAX_VOCABULARY and max((count or 0 for count in wanted), default=0) <= MAX_TOP
+def takes(size: int, num_logprobs: int | None) -> bool:
+    """Whether a device's sampler draws from so many tokens, with so many log-probabilities."""
+    return size <= MAX_VOCABULARY and (num_logprobs or 0) <= MAX_TOP
 
 
 def draw_on_device(

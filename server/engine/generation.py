@@ -231,8 +231,26 @@ def draw_next(
     """Each sample's next token, drawn from its row of `logits` [N, V], which it overwrites, with
     its log-probability where asked for. None where the row is not finite."""
     wanted = [sample.generation.request.num_logprobs for sample in samples]
-    if sampler is not None and takes(logits.shape[1], wanted):
+    if sampler is None:
+        return _draw_plainly(samples, logits, wanted)
+    left = [i for i, count in enumerate(wanted) if not takes(logits.shape[1], count)]
+    if len(left) == len(samples):
+        return _draw_plainly(samples, logits, wanted)
+    if not left:
         return draw_on_device(sampler, logits, [sample.draw() for sample in samples], wanted)
+    # One that asks for more than the device's sampler gives does not slow down the others.
+    found: dict[int, tuple[int | None, TokenLogprob | None]] = {}
+    taken = [i for i in range(len(samples)) if i not in left]
+    own, draws = [wanted[i] for i in taken], [samples[i].draw() for i in taken]
+    found |= zip(taken, draw_on_device(sampler, logits[taken], draws, own), strict=True)
+    rest = [samples[i] for i in left], logits[left], [wanted[i] for i in left]
+    found |= zip(left, _draw_plainly(*rest), strict=True)
+    return [found[i] for i in range(len(samples))]
+
+
+def _draw_plainly(
+    samples: Seq[Sample], logits: torch.Tensor, wanted: Seq[int | None]
+) -> list[tuple[int | None, TokenLogprob | None]]:
     asked = [i for i, count in enumerate(wanted) if count is not None]
     logprobs = log_probabilities(logits[asked]) if asked else None
     token_ids = draw(logits, [sample.draw() for sample in samples])

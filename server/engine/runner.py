@@ -2,7 +2,7 @@
 
 import torch
 
-from server.engine.batch import Batch, Layout, block_tables, row_tables, seen_blocks
+from server.engine.batch import Batch, Layout, block_tables, row_tables, seen_blocks, to_device
 from server.engine.change_stack import ChangeStacker
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.kv_cache import NULL_BLOCK, KVCache
@@ -139,7 +139,7 @@ class Runner:
             if not chunks:
                 return ()
             tables, lengths = row_tables(chunks, self._layout.block_size)
-            return (ShortRows(None, tables.to(device), lengths.to(device)),)
+            return (ShortRows(None, *to_device(device, tables, lengths)),)
         return tuple(
             ShortRows(
                 None if rows is None else torch.tensor(rows, device=device),

@@ -1,5 +1,6 @@
 """One bucket's decode step: its buffers, and what runs on them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from server.engine.capture import Replay
 from server.engine.kv_cache import KVCache
 from server.kernels import AdapterRows, AttentionStep, FixedStep, LoraStep, ShortRows
 from server.models.loader import LoadedBase
+
+logger = logging.getLogger(__name__)
 
 # Runs before it is captured: kernels are compiled in the first, and what comes up once is not
 # worth a graph.
@@ -97,16 +100,22 @@ class StaticStep:
         if base.flashinfer is not None:
             self.planned = base.flashinfer.fixed(bucket.rows, bucket.blocks)
         self._capture = capture
+        self._can_capture = True
         self._num_runs = 0
         self._captured: tuple[torch.Tensor, Replay] | None = None
 
     def run(self) -> torch.Tensor:
         """Logits [rows, vocabulary] of what `buffers` describe, valid until any bucket runs."""
         self._num_runs += 1
-        if self._num_runs <= _RUNS_BEFORE:
-            return self.forward()
+        if self._captured is None and self._can_capture and self._num_runs > _RUNS_BEFORE:
+            try:
+                self._captured = self._capture(self)
+            except RuntimeError:
+                # Such as a device without memory for another graph. Not tried at every step again.
+                self._can_capture = False
+                logger.exception("%s cannot be captured: launched one by one", self.bucket)
         if self._captured is None:
-            self._captured = self._capture(self)
+            return self.forward()
         logits, replay = self._captured
         replay()
         return logits

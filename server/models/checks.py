@@ -137,23 +137,25 @@ def probe(
     short = ShortRows(None, blocks.repeat_interleave(length).unsqueeze(1), positions + 1)
     for singles, long in (((), chunks), ((short,), ())):
         caches = [torch.zeros(size, dtype=dtype, device=device) for _ in range(shape.num_layers)]
-        decoder.context.attention = AttentionStep(
-            caches=caches,
-            write_index=rows + length,
-            short=singles,
-            chunks=long,
-            scratch=torch.empty(0, dtype=dtype, device=device),
-            kernels=kernels,
-            planned=None if flashinfer is None else _planned(flashinfer, count, length, bool(long)),
-        )
         try:
+            planned = _planned(flashinfer, count, length, bool(long)) if flashinfer else None
+            decoder.context.attention = AttentionStep(
+                caches=caches,
+                write_index=rows + length,
+                short=singles,
+                chunks=long,
+                scratch=torch.empty(0, dtype=dtype, device=device),
+                kernels=kernels,
+                planned=planned,
+            )
             got, _ = decoder.forward(tokens.view(-1), positions, rows)
             got = got.view(expected.shape)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise StartupError(
-                f"base {name!r}: does not run with paged attention: {reason}"
-            ) from error
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            way = "paged attention"
+            if flashinfer is not None:
+                way, reason = "attention 'flashinfer'", f"{reason}; choose 'auto'"
+            raise StartupError(f"base {name!r}: does not run with {way}: {reason}") from error
         finally:
             decoder.context.attention = None
         # Small weights can hide an attention of the model's own from the comparison.

@@ -112,6 +112,26 @@ def test_a_replay_has_the_bits_of_the_step_that_it_repeats(
     assert found[0] == found[1]
 
 
+def test_a_step_that_cannot_be_captured_is_launched_as_ever(
+    tiny: Tiny, make: Callable[..., LoadedBase], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once for a bucket, and not tried again."""
+    asked = []
+
+    def fail(run: Any) -> Any:
+        asked.append(run)
+        raise RuntimeError("out of memory")
+
+    base = make("torch", quantization="none")
+    found = []
+    for capture in (fail, None):
+        driver = Driver(base, capture=capture, max_batch_size=16)
+        found.append([inbox.finished for _, _, inbox in _add_all(driver, tiny, (None,), seed=2)])
+    assert [one.token_ids for one in found[0]] == [one.token_ids for one in found[1]]
+    said = [record for record in caplog.records if "cannot be captured" in record.message]
+    assert len(asked) == len(said) == len({record.message for record in said}) >= 1
+
+
 def test_a_replay_reads_nothing_but_its_buffers(tiny: Tiny, tape: Tape) -> None:
     """A step that asks the device for a number, or takes one along from the host, is no graph."""
     for work in (

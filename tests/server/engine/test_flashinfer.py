@@ -1,12 +1,14 @@
 """The engine with FlashInfer's documented semantics in the library's place, against PEFT."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import Gemma2Config
 
+from server.errors import StartupError
 from server.models import loader
 from server.models.loader import LoadedBase, load_base
 from tests.server.engine.conftest import Tiny
@@ -53,6 +55,25 @@ def test_replays_see_the_pages_of_their_own_step(tiny: Tiny, base: LoadedBase, t
         answers.append([inbox.finished.token_ids for inbox in inboxes])
     assert answers[0] == answers[1]
     assert tape.lengths
+
+
+def test_a_library_that_fails_is_named_with_what_to_choose(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that cannot compile its kernels here: when the server starts, in one line."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("ninja: not found\nand a page more")
+
+    broken = SimpleNamespace(
+        BatchDecodeWithPagedKVCacheWrapper=fail, BatchPrefillWithPagedKVCacheWrapper=fail
+    )
+    monkeypatch.setattr(loader, "load_flashinfer", lambda device, dtype: broken)
+    with pytest.raises(StartupError) as error:
+        load_base(tiny.base, quantization="none", kernels="torch", attention="flashinfer")
+    assert str(error.value).endswith(
+        "does not run with attention 'flashinfer': ninja: not found; choose 'auto'"
+    )
 
 
 def test_windows_and_soft_caps_by_layer(tmp_path: Any, tape: Tape) -> None:

@@ -4,11 +4,13 @@
 from tests.server.kernels.triton_interpreter import DEVICE
 
 import random
+from typing import Any
 
 import torch
 
 from server.engine.device_sampler import arrays, draw_on_device
 from server.engine.logprobs import log_probabilities
+from server.kernels import MAX_TOP
 from server.kernels.triton_sampler import triton_draw
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.harness import Driver
@@ -37,6 +39,28 @@ def test_edits_come_before_filters() -> None:
             assert abs(entry.logprob - logprobs[row, token_id].item()) < 1e-5
             order = logits[row].float().sort(descending=True, stable=True).indices[:count]
             assert [top.token_id for top in entry.top] == order.tolist()
+
+
+def test_one_that_asks_for_more_leaves_the_others_on_the_device(tiny: Tiny) -> None:
+    """Each gets what it would get alone."""
+
+    def answers(requests: list[dict[str, Any]]) -> list[Any]:
+        driver = Driver(load_kernels(tiny.base, "none", "triton"))
+        inboxes = [driver.add((5, 9), None, max_tokens=2, **request) for request in requests]
+        driver.run()
+        return [inbox.finished for inbox in inboxes]
+
+    requests: list[dict[str, Any]] = [
+        {"num_logprobs": 1},
+        {"num_logprobs": MAX_TOP + 1, "temperature": 1.0, "seed": 4},
+        {"temperature": 1.0, "top_k": 5, "seed": 5},
+    ]
+    together = answers(requests)
+    for request, one in zip(requests, together, strict=True):
+        (alone,) = answers([request])
+        assert one.token_ids == alone.token_ids
+        assert [len(e.top) for e in one.logprobs] == [len(e.top) for e in alone.logprobs]
+    assert [len(entry.top) for entry in together[1].logprobs] == [MAX_TOP + 1] * 2
 
 
 def test_a_step_draws_greedy_and_sampled_tokens(tiny: Tiny) -> None:
