@@ -24,8 +24,8 @@ from understudy.artifact import ArtifactError, Manifest
 from understudy.processes import ChildError, python
 
 README = HERE.parent / "README.md"
-# Prose that no adapter was trained on.
-PROSE = BASE / "README.md"
+# Plain English, written for this: no base and no adapter was trained on it.
+PROSE = HERE / "prose.txt"
 BEGIN = "<!-- written by `python -m demo.matrix`; do not edit -->"
 END = "<!-- end of what `python -m demo.matrix` writes -->"
 BLOCK = re.compile(rf"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", re.DOTALL)
