@@ -128,9 +128,9 @@ def _attend(
                 tables + row.to(tl.int64) * table_stride + position // block_size, seen, 0
             )
             place = block.to(tl.int64) * block_stride + (position % block_size) * place_stride
-            source = cache + place[:, None] + kv_head * head_stride + column[None, :]
+            states = cache + place[:, None] + kv_head * head_stride + column[None, :]
             known = seen[:, None] & (column < DIM)[None, :]
-            keys = tl.load(source, known, 0.0)
+            keys = tl.load(states, known, 0.0)
             scores = tl.dot(q.to(DOT), tl.trans(keys).to(DOT), input_precision="ieee") * scaling
             if HAS_SOFTCAP:
                 # tanh(x) = 1 - 2 / (e^2x + 1), which holds at both ends.
@@ -141,7 +141,7 @@ def _attend(
             known_top = tl.where(new_top == float("-inf"), 0.0, new_top)
             weights = tl.exp2(scores - known_top[:, None])
             shrink = tl.exp2(top - known_top)
-            values = tl.load(source + kind_stride, known, 0.0)
+            values = tl.load(states + kind_stride, known, 0.0)
             total = total * shrink[:, None]
             total = tl.dot(weights.to(TYPE).to(DOT), values.to(DOT), total, input_precision="ieee")
             weight_sum = weight_sum * shrink + tl.sum(weights, 1)
