@@ -15,13 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from demo.roles import BASE, ROLES, TASKS
+from demo.roles import BASE, PROSE, ROLES, TASKS
 from understudy import processes
 from understudy.processes import ChildError, python
 
 _ADAPTERS = ",".join(["base", *(role.adapter for role in ROLES)])
-# Prose that no adapter was trained on, for what they forgot of it.
-_PROSE = Path(__file__).parent / "base" / "README.md"
 _CHANGED = "review_label+typos"
 
 
@@ -45,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 def commands(directory: Path, out: Path, address: str, limit: int) -> dict[str, list[str]]:
     """The commands, by the title of their stage, in their order."""
     to, data = ["--out", str(out)], directory / "data"
-    tasks = ",".join([*TASKS, _CHANGED, f"text={_PROSE}"])
+    tasks = ",".join([*TASKS, _CHANGED, f"text={PROSE}"])
     own = ["--own", ",".join(f"{role.adapter}={role.task}" for role in ROLES)]
     ask = ["--server", address, "--adapters", _ADAPTERS, "--tasks", tasks, "--shots", "0,3"]
     first = ["--limit", str(limit)]

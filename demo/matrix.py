@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from demo.ready import NotReadyError, find_ready
-from demo.roles import BASE, HERE, QUANTIZATION, ROLES, STORE, TASKS
+from demo.roles import BASE, HERE, PROSE, QUANTIZATION, ROLES, STORE, TASKS
 from demo.training import make_data
 from understudy import processes, store
 from understudy.artifact import ArtifactError, Manifest
 from understudy.processes import ChildError, python
 
 README = HERE.parent / "README.md"
-# Plain English, written for this: no base and no adapter was trained on it.
-PROSE = HERE / "prose.txt"
 BEGIN = "<!-- written by `python -m demo.matrix`; do not edit -->"
 END = "<!-- end of what `python -m demo.matrix` writes -->"
 BLOCK = re.compile(rf"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", re.DOTALL)

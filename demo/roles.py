@@ -14,6 +14,9 @@ STORE = HERE / "store"
 
 NUM_TRAIN, NUM_VALIDATION = 4000, 64
 """Rows that every adapter is trained with."""
+PROSE = HERE / "prose.txt"
+"""Plain English, written for this: no base and no adapter was trained on it."""
+
 QUANTIZATION = "nf4"
 """Of the base under the ready-made adapters."""
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -19,7 +20,7 @@ MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
 # More digits than any integer of a configuration has: long ones take time by their square.
 _MAX_DIGITS = 40
-_TOO_LONG = re.compile(rf"\d{{{_MAX_DIGITS + 1}}}", re.ASCII)
+_MANY_DIGITS = re.compile(rf"\d{{{_MAX_DIGITS}}}", re.ASCII)
 _MAX_DIMS = 16
 
 
@@ -36,8 +37,8 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     def reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [key for key, _ in pairs]
-            twice = next(key for index, key in enumerate(names) if key in names[:index])
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
             raise ArtifactError(f"{where}: duplicate key {shorten(twice)}")
         return found
 
@@ -59,8 +60,8 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
             object_pairs_hook=reject_duplicates,
             parse_constant=reject_constant,
             parse_float=finite,
-            # Python's own is far faster, and nothing but a long row of digits differs.
-            parse_int=whole if _TOO_LONG.search(text) else int,
+            # Python's own is far faster, and takes what has few digits alike.
+            parse_int=whole if _MANY_DIGITS.search(text) else int,
         )
         # An escape may hold half of a surrogate pair, which is no character anywhere else.
         if "\\u" in text:

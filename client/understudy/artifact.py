@@ -84,8 +84,8 @@ _VOLATILE_CONFIG_KEYS = frozenset(
     {"base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping"}
 )
 # Of their keys the first that matches a module counts: their order changes the mathematics.
-_HASHED_AT_ONCE = 1 << 18
 _ORDERED_CONFIG_KEYS = ("rank_pattern", "alpha_pattern")
+_HASHED_AT_ONCE = 1 << 18
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",

@@ -91,8 +91,8 @@ def read_lora(
     """Reads PEFT's `adapter_config.json` and tensors.
 
     Raises AdapterRefusedError naming the key or tensor for anything that this server would not
-    reproduce: features it lacks, unknown keys, tensors that are missing, unknown, of the wrong
-    shape or not finite.
+    reproduce: features it lacks, unknown keys, tensors that are missing, unknown or of the wrong
+    shape.
     """
     check_keys(config, read=_READ, harmless=_HARMLESS, off=_OFF)
     check_task(config)

@@ -108,7 +108,7 @@ def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...])
 def check_finite(name: str, tensor: torch.Tensor) -> None:
     """Raises AdapterRefusedError unless all of `tensor`, which is floating, is finite."""
     if not is_finite(tensor):
-        raise AdapterRefusedError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
+        raise AdapterRefusedError(f"{TENSORS}: tensor {shorten(name, 200)} holds NaN or infinity")
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

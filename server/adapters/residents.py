@@ -69,14 +69,14 @@ class Residents:
             self._by_key[key] = resident
             self.tell(AdapterChange.LOADED, key)
         elif stored:
-            self.is_stored(resident)
+            self.note_stored(resident)
         if resident.retired:
             # Its last leases kept it in memory: in service again, it is not read again.
             resident.retired = False
             self.tell(AdapterChange.LOADED, key)
         return resident
 
-    def is_stored(self, resident: Resident) -> None:
+    def note_stored(self, resident: Resident) -> None:
         """The store has it too, maybe only since it was read: it can make room from now on."""
         if not resident.stored:
             resident.stored = self._store.hold(resident.adapter.name, resident.adapter.version)

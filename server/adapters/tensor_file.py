@@ -2,16 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from server.adapters.peft_format import check_finite, is_finite
+from server.adapters.peft_format import TENSORS, check_finite, is_finite
 from server.errors import AdapterRefusedError
 from understudy.artifact import (
     ArtifactError,
@@ -71,10 +71,15 @@ class TensorFile:
                 continue
             for piece in values.split(_NUMBERS_AT_ONCE):
                 if len(piece) and not is_finite(piece):
-                    for entry in entries:
-                        if self.tensors[entry.name].numel():
-                            check_finite(entry.name, self.tensors[entry.name])
+                    self._refuse(entries)
                 self.breathe()
+
+    def _refuse(self, entries: Sequence[TensorEntry]) -> NoReturn:
+        for entry in entries:
+            if entry.begin < entry.end:
+                check_finite(entry.name, self.tensors[entry.name])
+            self.breathe()
+        raise AdapterRefusedError(f"{TENSORS}: holds NaN or infinity")
 
     @cached_property
     def _runs(self) -> list[tuple[list[TensorEntry], torch.Tensor]]:

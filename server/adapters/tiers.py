@@ -178,7 +178,7 @@ class AdapterTiers:
         with self._lock:
             resident = self._residents.get(*key)
             if resident is not None:
-                self._residents.is_stored(resident)
+                self._residents.note_stored(resident)
             self._names.follow(*key)
 
     def unload(self, reference: Reference) -> int:

@@ -31,9 +31,15 @@ class CudaCapture:
     def __call__(self, run: Run) -> tuple[torch.Tensor, Replay]:
         """As `Capture`."""
         graph = torch.cuda.CUDAGraph()
-        # The loader's thread may allocate and copy meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            out = run()
+        stream = torch.cuda.current_stream(self._device)
+        try:
+            # The loader's thread may allocate and copy meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                out = run()
+        except BaseException:
+            # torch stays on the capture's own stream if ending the capture is what fails.
+            torch.cuda.set_stream(stream)
+            raise
         return out, graph.replay
 
 

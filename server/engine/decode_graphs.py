@@ -74,6 +74,7 @@ class DecodeGraphs:
         self._table = SlotTable(num_slots, len(groups), base.device)
         # The least recently used first.
         self._steps: OrderedDict[Bucket, StaticStep] = OrderedDict()
+        self._can_capture = True
         self.num_captured = 0
         """Graphs made so far."""
 
@@ -81,9 +82,10 @@ class DecodeGraphs:
         """Logits [rows, vocabulary] in the order of the batch's chunks, valid until the next run.
 
         None if the batch does more than decode, or its adapters change more than linears by
-        low-rank updates, with their scale and shift. The cache must have been flushed.
+        low-rank updates, with their scale and shift, or since a capture has failed. The cache must
+        have been flushed.
         """
-        if not self._takes(batch):
+        if not self._can_capture or not self._takes(batch):
             return None
         adapters = [chunk.sequence.placed for chunk in batch.chunks]
         tables, lengths = row_tables(batch.chunks, self._cache.block_size)
@@ -154,9 +156,16 @@ class DecodeGraphs:
         self._steps.move_to_end(bucket)
         return step
 
-    def _captured(self, step: StaticStep) -> tuple[torch.Tensor, Replay]:
+    def _captured(self, step: StaticStep) -> tuple[torch.Tensor, Replay] | None:
         started = time.perf_counter()
-        found = self._capture(step.forward)
+        try:
+            found = self._capture(step.forward)
+        except RuntimeError:
+            # Such as a device without memory for another graph. No other is tried: each would ask
+            # for memory too, and nothing is known of what a failed one leaves of the shared pool.
+            self._can_capture = False
+            logger.exception("%s cannot be captured: no more graphs", step.bucket)
+            return None
         self.num_captured += 1
         logger.info("captured %s in %.2f s", step.bucket, time.perf_counter() - started)
         return found

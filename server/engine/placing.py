@@ -13,12 +13,15 @@ from server.adapters.weights import (
     AdapterWeights,
     EmbeddingChange,
     LinearChange,
+    LowRank,
     Replacement,
 )
 from server.kernels import Affine, Changes, Detour, EmbeddingTable, LoraGroup, Norm, describe
 from server.models.decoder import Decoder
 from server.models.layers import LinearGroup
 
+# Of B matrices that are scaled together: large ones gain nothing, and take memory meanwhile.
+_VALUES_AT_ONCE = 1 << 21
 # What added tokens are padded to in the output head.
 _WIDTH_MULTIPLE = 64
 
@@ -178,17 +181,20 @@ class Placer:
         Those alike are made at once: an adapter has hundreds, each so small that its operations
         would cost more than its numbers.
         """
-        alike = defaultdict[tuple[torch.Size, torch.dtype, float], dict[str, torch.Tensor]](dict)
+        alike = defaultdict[tuple[torch.Size, torch.dtype, float], list[tuple[str, LowRank]]](list)
         for path, change in weights.linears.items():
             if (update := change.low_rank) is not None:
-                b = update.b
-                alike[b.shape, b.dtype, update.scaling][path] = self._moved(b)
+                alike[update.b.shape, update.b.dtype, update.scaling].append((path, update))
         found: dict[str, torch.Tensor] = {}
-        for (_, dtype, scaling), by_path in alike.items():
-            b = torch.stack([*by_path.values()])
-            # The same bits: the product is made in float32 and then rounded either way.
-            b = b * scaling if dtype == self._dtype else (b.float() * scaling).to(self._dtype)
-            found |= zip(by_path, b.transpose(1, 2).contiguous().unbind(), strict=True)
+        for (shape, dtype, scaling), members in alike.items():
+            count = max(1, _VALUES_AT_ONCE // shape.numel())
+            for begin in range(0, len(members), count):
+                some = members[begin : begin + count]
+                b = torch.stack([self._moved(update.b) for _, update in some])
+                # The same bits: the product is made in float32 and then rounded either way.
+                b = b * scaling if dtype == self._dtype else (b.float() * scaling).to(self._dtype)
+                made = b.transpose(1, 2).contiguous().unbind()
+                found |= zip((path for path, _ in some), made, strict=True)
         return found
 
     def _scales(

@@ -1,6 +1,5 @@
 """One bucket's decode step: its buffers, and what runs on them."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from server.engine.capture import Replay
 from server.engine.kv_cache import KVCache
 from server.kernels import AdapterRows, AttentionStep, FixedStep, LoraStep, ShortRows
 from server.models.loader import LoadedBase
-
-logger = logging.getLogger(__name__)
 
 # Runs before it is captured: kernels are compiled in the first, and what comes up once is not
 # worth a graph.
@@ -81,9 +78,10 @@ class StaticStep:
         cache: KVCache,
         bucket: Bucket,
         rows_of: Callable[[torch.Tensor], AdapterRows] | None,
-        capture: Callable[["StaticStep"], tuple[torch.Tensor, Replay]],
+        capture: Callable[["StaticStep"], tuple[torch.Tensor, Replay] | None],
     ) -> None:
-        """`rows_of` makes the kernels' form of tiles [rows, 3]; None: no adapters."""
+        """`rows_of` makes the kernels' form of tiles [rows, 3]; None: no adapters. `capture`
+        records the step, or returns None where that cannot be."""
         self._decoder = base.decoder
         self._kernels = base.kernels
         self._caches = cache.layers
@@ -100,20 +98,14 @@ class StaticStep:
         if base.flashinfer is not None:
             self.planned = base.flashinfer.fixed(bucket.rows, bucket.blocks)
         self._capture = capture
-        self._can_capture = True
         self._num_runs = 0
         self._captured: tuple[torch.Tensor, Replay] | None = None
 
     def run(self) -> torch.Tensor:
         """Logits [rows, vocabulary] of what `buffers` describe, valid until any bucket runs."""
         self._num_runs += 1
-        if self._captured is None and self._can_capture and self._num_runs > _RUNS_BEFORE:
-            try:
-                self._captured = self._capture(self)
-            except RuntimeError:
-                # Such as a device without memory for another graph. Not tried at every step again.
-                self._can_capture = False
-                logger.exception("%s cannot be captured: launched one by one", self.bucket)
+        if self._captured is None and self._num_runs > _RUNS_BEFORE:
+            self._captured = self._capture(self)
         if self._captured is None:
             return self.forward()
         logits, replay = self._captured

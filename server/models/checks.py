@@ -150,7 +150,7 @@ def probe(
             )
             got, _ = decoder.forward(tokens.view(-1), positions, rows)
             got = got.view(expected.shape)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, OSError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             way = "paged attention"
             if flashinfer is not None:

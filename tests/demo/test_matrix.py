@@ -7,7 +7,7 @@ import pytest
 
 from demo.matrix import BEGIN, BLOCK, END, README, main, table, versions_of
 from demo.ready import find_ready
-from demo.roles import BASE, ROLES, STORE, TASKS
+from demo.roles import BASE, PROSE, ROLES, STORE, TASKS
 
 
 def cell(gain: float | None, finding: str) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def test_the_readme_shows_the_adapters_that_come_with_the_demo() -> None:
     shown = [version.strip("` ") for version in versions[-len(names) :]]
     assert shown == [v[:6] for v in versions_of(find_ready(STORE, names, BASE)).values()]
     assert [row[0].split(",")[0] for row in rows[: len(TASKS) + 1]] == [*TASKS, "text"]
+    assert f"`text` is demo/{PROSE.name}." in block
 
 
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.batch import to_device
+from server.engine.batch import join, part, to_device
 
 _SHAPES = st.lists(st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=5)
 
 
 @given(_SHAPES)
-def test_shapes_survive(shapes: list[list[int]]) -> None:
+def test_numbers_survive(shapes: list[list[int]]) -> None:
+    tensors = [torch.randint(1 << 40, shape) for shape in shapes]
+    row = join(tensors, pin_memory=False)
+    parts = part(row, [tensor.shape for tensor in tensors])
+    for one, other in zip(parts, tensors, strict=True):
+        assert one.equal(other)
+        assert (one.data_ptr() - row.data_ptr()) % 16 == 0 or not one.numel()
+
+
+@given(_SHAPES)
+def test_one_copy_for_all(shapes: list[list[int]]) -> None:
     """On the device without numbers, which every torch has."""
     tensors = [torch.zeros(shape, dtype=torch.int64) for shape in shapes]
     moved = to_device(torch.device("meta"), *tensors)

@@ -2,16 +2,20 @@
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from server.engine.device_sampler import arrays, takes
+from server.engine.generation import draw_next
 from server.engine.logits_processors import Draw, distinct_tokens, edit, logit_edits, mask
 from server.engine.sampler import draw
-from server.kernels import Draws
+from server.kernels import MAX_TOP, Draws
 from server.kernels.reference import draw_reference
+from server.kernels.sampling import Drawn
 from server.types import SamplingParams
 
 # A plain draw adds float32 probabilities: each is off by a few units of 2^-24, and so are the
@@ -83,7 +87,35 @@ def test_the_plain_sampler_draws_the_same(kind: str) -> None:
     assert others <= 1
 
 
+def test_one_that_asks_for_more_leaves_the_others_on_the_device() -> None:
+    size, generator = 90, random.Random(1)
+    torch.manual_seed(1)
+    draws = [random_draw(params, size, generator) for params in SAMPLINGS[:5]]
+    wanted = [1, MAX_TOP + 1, None, MAX_TOP, MAX_TOP + 5]
+    samples: Any = [
+        SimpleNamespace(
+            generation=SimpleNamespace(request=SimpleNamespace(num_logprobs=count)),
+            draw=lambda item=item: item,
+        )
+        for item, count in zip(draws, wanted, strict=True)
+    ]
+    logits, given = torch.randn(len(draws), size), []
+
+    def sampler(rows: torch.Tensor, packed: Draws) -> Drawn:
+        given.append(rows.clone())
+        count = len(rows)
+        return Drawn([1000 + i for i in range(count)], [-1.0] * count, [[(5, -2.0)]] * count)
+
+    found = draw_next(samples, logits.clone(), sampler)
+    plain = draw_next(samples, logits.clone())
+    (rows,) = given
+    assert rows.equal(logits[[0, 2, 3]])
+    assert [found[i][0] for i in (0, 2, 3)] == [1000, 1001, 1002]
+    assert [found[i][1] is None for i in (0, 2, 3)] == [False, True, False]
+    assert [found[i] for i in (1, 4)] == [plain[i] for i in (1, 4)]
+
+
 def test_what_a_device_takes() -> None:
-    assert takes(128_256, [None, 0, 64])
-    assert not takes(128_256, [65])
-    assert not takes(1 << 19, [None])
+    assert all(takes(128_256, count) for count in (None, 0, 64))
+    assert not takes(128_256, 65)
+    assert not takes(1 << 19, None)

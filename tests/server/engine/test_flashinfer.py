@@ -63,7 +63,7 @@ def test_a_library_that_fails_is_named_with_what_to_choose(
     """Such as one that cannot compile its kernels here: when the server starts, in one line."""
 
     def fail(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("ninja: not found\nand a page more")
+        raise FileNotFoundError(2, "No such file or directory", "ninja")
 
     broken = SimpleNamespace(
         BatchDecodeWithPagedKVCacheWrapper=fail, BatchPrefillWithPagedKVCacheWrapper=fail
@@ -72,7 +72,8 @@ def test_a_library_that_fails_is_named_with_what_to_choose(
     with pytest.raises(StartupError) as error:
         load_base(tiny.base, quantization="none", kernels="torch", attention="flashinfer")
     assert str(error.value).endswith(
-        "does not run with attention 'flashinfer': ninja: not found; choose 'auto'"
+        "does not run with attention 'flashinfer': [Errno 2] No such file or directory: 'ninja'; "
+        "choose 'auto'"
     )
 
 

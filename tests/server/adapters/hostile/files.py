@@ -82,6 +82,11 @@ FILES: dict[str, tuple[Change, str]] = {
     "config-long-key-twice": (
         texts(CONFIG_FILE, "{" + ",".join([f'"{"k" * 100_000}": 1'] * 2) + "}"), "duplicate key",
     ),
+    # Looking for the one that is there twice must not take the square of their number.
+    "config-one-of-very-many-twice": (
+        texts(CONFIG_FILE, "{" + ",".join(f'"{i % 90_000}":1' for i in range(90_001)) + "}"),
+        "duplicate key '0'",
+    ),
     "config-nan": (texts(CONFIG_FILE, '{"r": NaN}'), "NaN is not a JSON number"),
     "config-infinity": (texts(CONFIG_FILE, '{"r": -Infinity}'), "-Infinity is not"),
     "config-1e999": (texts(CONFIG_FILE, '{"r": 1e999}'), "1e999 is not"),
