@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make` builds from requirements.lock on first use.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-triton check bench bench-peers bench-adapters bench-training bench-evaluation proto lock clean
+.PHONY: help demo test test-triton test-cuda check bench bench-peers bench-adapters bench-training bench-evaluation proto lock clean
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -16,11 +16,18 @@ demo: $(READY) ## train an adapter, serve it beside six others in one batch, sco
 test: $(READY) ## run the tests (no GPU, no network)
 	$(BIN)/python -m pytest tests
 
-test-triton: $(READY) ## Triton's kernels by its interpreter (installs triton: 286 MB, 1 GB unpacked)
-	$(BIN)/python -m pip install --quiet "triton>=3.4,<4"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton tests/server/kernels \
-		tests/server/engine/test_linear_kinds.py tests/server/engine/test_triton_draws.py \
+# Torch's CUDA builds bring a Triton of their own, which is to stay.
+test-triton: $(READY) ## Triton's kernels, by its interpreter without CUDA (installs triton: 286 MB)
+	$(BIN)/python -c "import triton" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet "triton>=3.4,<4"
+	$(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())" || \
+		export TRITON_INTERPRET=1; \
+	$(BIN)/python -m pytest -k triton tests/server/kernels tests/server/engine/test_linear_kinds.py \
+		tests/server/engine/test_triton_draws.py tests/server/engine/test_decode_graphs.py \
 		tests/bench/test_gpu.py
+
+test-cuda: $(READY) ## the server on a CUDA device against PEFT, and Triton's kernels compiled
+	$(BIN)/python -m pytest -m cuda tests
 
 check: $(READY) ## ruff, mypy, import rules, buf lint and breaking, stubs up to date
 	$(BIN)/ruff format --check .
