@@ -11,12 +11,11 @@ from server.adapters.peft_format import (
     TENSORS,
     check_fits,
     check_keys,
-    check_targets,
     check_task,
     check_tensor,
     name_list,
 )
-from server.adapters.targets import check_no_others
+from server.adapters.targets import check_targets
 from server.adapters.weights import AdapterWeights, LinearChange
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -53,8 +52,7 @@ def read_ia3(
         linears[path] = _change(config, path, name, tensor, base)
     if not linears:
         raise AdapterRefusedError(f"{TENSORS}: holds no IA3 tensors")
-    check_targets(config, linears.keys(), base.linear_shapes)
-    check_no_others(config, linears)
+    check_targets(config, linears.keys(), base.linear_shapes, base.head)
     return beside.weights(linears)
 
 

@@ -7,8 +7,8 @@ import torch
 
 from server.adapters.beside import take_beside
 from server.adapters.norms import take_norm
-from server.adapters.peft_format import PREFIX, TENSORS, check_keys, check_targets, check_task
-from server.adapters.targets import check_no_others
+from server.adapters.peft_format import PREFIX, TENSORS, check_keys, check_task
+from server.adapters.targets import check_targets
 from server.adapters.weights import AdapterWeights
 from server.errors import AdapterRefusedError
 from server.types import BaseInfo
@@ -42,5 +42,4 @@ def read_ln_tuning(
     if not tuned:
         raise AdapterRefusedError(f"{TENSORS}: holds no tensors of LN tuning")
     check_targets(config, tuned.keys(), base.norms)
-    check_no_others(config, tuned)
     return beside.weights({}, norms=tuned)

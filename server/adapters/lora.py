@@ -17,13 +17,12 @@ from server.adapters.peft_format import (
     TENSORS,
     check_fits,
     check_keys,
-    check_targets,
     check_task,
     check_tensor,
     whole_number,
 )
 from server.adapters.saved_modules import check_biases, take_biases
-from server.adapters.targets import check_no_others
+from server.adapters.targets import check_targets
 from server.adapters.trained_tokens import TrainedTokens
 from server.adapters.weights import AdapterWeights, EmbeddingChange, LinearChange, LowRank
 from server.errors import AdapterRefusedError
@@ -46,16 +45,17 @@ _CONVERT = "convert it with peft.convert_to_lora"
 _READ = frozenset(
     {
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
-        "layers_to_transform", "exclude_modules", "init_lora_weights", "task_type", "use_dora",
-        "bias", "lora_bias", "modules_to_save", _TOKENS, "ensure_weight_tying",
+        "layers_to_transform", "layers_pattern", "exclude_modules", "init_lora_weights",
+        "task_type", "use_dora", "bias", "lora_bias", "modules_to_save", _TOKENS,
+        "ensure_weight_tying",
     }
 )  # fmt: skip
 # Training only, or read only together with a key that must be off. fan_in_fan_out concerns
-# merging; layers_pattern only says how layers_to_transform is matched, and the tensors tell.
+# merging.
 _HARMLESS = frozenset(
     {
-        "lora_dropout", "fan_in_fan_out", "layers_pattern", "runtime_config", "megatron_core",
-        "qalora_group_size", "eva_config",
+        "lora_dropout", "fan_in_fan_out", "runtime_config", "megatron_core", "qalora_group_size",
+        "eva_config",
     }
 )  # fmt: skip
 _OFF: dict[str, tuple[object, str]] = {
@@ -111,8 +111,7 @@ def read_lora(
     if not found and embedding is None and config.get("target_modules") != _NO_MODULES:
         raise AdapterRefusedError(f"{TENSORS}: holds no LoRA tensors")
     targeted = found.keys() | ({embedding.path} if embedding is not None else set())
-    check_targets(config, targeted, _targets(base))
-    check_no_others(config, targeted, _tied_paths(config, base))
+    check_targets(config, targeted, _targets(base), base.head, _tied_paths(config, base))
     check_biases(config, found.keys(), biases, base)
     num_modules = len(_targets(base))
     ranks = _patterns(config, "rank_pattern", num_modules)

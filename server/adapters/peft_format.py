@@ -1,7 +1,7 @@
 """Checks that the readers of PEFT's methods share: every key and every tensor is accounted for."""
 
 import math
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
 
@@ -30,9 +30,6 @@ ORIGIN_KEYS = frozenset(
 _MAX_NUMBER = 2**31 - 1
 # Each is compared with every module of the base.
 _MAX_NAMES = 1000
-
-# With one of these set, target_modules names more than is adapted.
-_NARROWING = ("layers_to_transform", "exclude_modules")
 
 
 def check_keys(
@@ -69,25 +66,6 @@ def check_task(config: Mapping[str, Any]) -> None:
         raise AdapterRefusedError(
             f"{CONFIG}: task_type {shorten(task)} is not served; CAUSAL_LM and SEQ_CLS are"
         )
-
-
-def check_targets(config: Mapping[str, Any], found: Set[str], paths: Collection[str]) -> None:
-    """Raises AdapterRefusedError unless every module that the configuration targets by name is in
-    `found`, the paths that have tensors; `paths` are all that may be targeted."""
-    targets = config.get("target_modules")
-    narrowed = any(config.get(key) not in (None, []) for key in _NARROWING)
-    if not isinstance(targets, list) or narrowed:
-        return
-    # Each once, however often it is there.
-    for target in dict.fromkeys(map(str, targets)):
-        end = f".{target}"
-        named = [path for path in paths if path == target or path.endswith(end)]
-        missing = next((path for path in named if path not in found), None)
-        if missing or not named:
-            raise AdapterRefusedError(
-                f"{CONFIG}: target module {shorten(target)}: "
-                + (f"{TENSORS} lacks {missing!r}" if missing else "the base has no such module")
-            )
 
 
 def check_tensor(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:

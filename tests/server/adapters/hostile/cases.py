@@ -76,8 +76,6 @@ CASES = {name: Case(change, says, by_client=True) for name, (change, says) in FI
 """Refused by the server, whatever way they come."""
 
 _HARMLESS: dict[str, tuple[str, Change]] = {
-    "target-modules-pattern-bomb": setting(target_modules="(a+)+$"),
-    "exclude-modules-pattern-bomb": setting(exclude_modules="(a|a)*$"),
     "target-modules-repeated": setting(target_modules=["q_proj", "v_proj", "down_proj"] * 20_000),
     "dora-magnitude-zero": weights(put(MAGNITUDE, torch.zeros(64)), "dora"),
     "dora-magnitude-negative": weights(put(MAGNITUDE, -torch.ones(64)), "dora"),

@@ -61,8 +61,16 @@ MEANINGS: dict[str, tuple[str, Change, str]] = {
     }),
     **_values("lora", "target_modules", "target module", {
         "unknown": ["q_proj", "k_prоj"], "many": ["q_proj"] * 50_000 + ["nowhere"],
-        "path": ["../../q_proj"], "number": [1],
+        "path": ["../../q_proj"],
     }),
+    **_values("lora", "target_modules", "target_modules must be", {"number": [1], "object": {}}),
+    **_values("lora", "target_modules", "target_modules: expression", {
+        "pattern-bomb": "(a+)+$", "pattern-ways": "(.|.)?" * 30, "pattern-maybe": ".?" * 60 + "x",
+        "pattern-repeats": ".*.*.*.*x", "pattern-nested": "((.*)*)*", "pattern-back": r"(.*)\1*",
+        "pattern-look": "(?=(.+)+$).*", "pattern-long": "a" * 100_000, "pattern-broken": "[z-a]",
+    }),
+    **_values("lora", "exclude_modules", "exclude_modules: expression", {"bomb": "(a|a)*$"}),
+    **_values("lora", "layers_to_transform", "layers_to_transform", {"many": ["0"] * 50_000}),
     **_values("lora", "modules_to_save", "modules_to_save", {
         "many": [f"x{i}" for i in range(50_000)], "numbers": [1, 2], "text": "lm_head",
         "missing": ["lm_head"], "empty-name": [""],
