@@ -95,6 +95,20 @@ class AdapterStore:
         """
         return self._entry(reference.name).resolve(reference.selector)
 
+    def not_found(
+        self, reference: Reference, residents: Iterable[tuple[str, str]]
+    ) -> AdapterNotFoundError:
+        """The error for a reference that neither the store nor memory knows, with the nearest ones;
+        `residents` are (name, version) in memory."""
+        name, in_memory = reference.name, list(residents)
+        names = {*self.names(), *(other for other, _ in in_memory)}
+        if reference.selector and name in names:
+            selectors = {*self.aliases(name), *self.versions(name)}
+            selectors |= {version for other, version in in_memory if other == name}
+            close = close_names(reference.selector, selectors)
+            return AdapterNotFoundError(str(reference), tuple(f"{name}@{c}" for c in close))
+        return AdapterNotFoundError(str(reference), close_names(name, names))
+
     def directory(self, name: str, version: str) -> Path:
         """Where a version lies. Raises AdapterNotFoundError."""
         if self.root is None or version not in self._entry(name).versions:

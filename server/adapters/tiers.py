@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from server.adapters.lease import AdapterLease, Resident
 from server.adapters.names import Names
 from server.adapters.residents import Key, Residents
 from server.adapters.sources import resolve_source
-from server.adapters.store import AdapterStore, Reference, close_names
+from server.adapters.store import AdapterStore, Reference
 from server.errors import AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
 from server.types import (
@@ -29,6 +30,9 @@ from server.types import (
 )
 from understudy.artifact import MANIFEST_FILE
 from understudy.store import LATEST
+
+Loader = Executor | None
+"""In whose turn a version is read; None: at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,21 @@ class AdapterTiers:
         return exact
 
     def look_up(self, reference: Reference) -> str:
-        """As `resolve`, for those who would use it. *Blocking.*
+        """As `resolve`, for those who would use it: a bare name means that from then on, if it is
+        in memory. *Blocking.*
 
         Raises AdapterNotFoundError also for what was unloaded.
         """
         with self._lock:
             self._names.check(reference)
-        return self.resolve(reference)
+        looked_up = self._names.now()
+        version = self.resolve(reference)
+        with self._lock:
+            self._names.check(reference)
+            resident = self._residents.get(reference.name, version)
+            if not reference.selector and resident is not None and not resident.retired:
+                self._first_use(reference.name, version, looked_up)
+        return version
 
     def resolve(self, reference: Reference) -> str:
         """The version a reference means, in memory or not. *Blocking.*
@@ -202,7 +214,9 @@ class AdapterTiers:
         if pinned:
             exact = self.prepare(reference)
         else:
-            exact = Reference(reference.name, self.look_up(reference))
+            with self._lock:
+                self._names.check(reference)
+            exact = Reference(reference.name, self.resolve(reference))
         with self._lock:
             resident = self._residents.get(exact.name, exact.selector)
             if resident is not None:
@@ -211,8 +225,10 @@ class AdapterTiers:
                 raise AdapterNotFoundError(str(exact))
         return exact
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Points an alias of the store at a version; an empty version removes it. *Blocking.*
+    def set_alias(self, name: str, alias: str, version: str, loader: Loader = None) -> None:
+        """Points an alias of the store at a version; an empty version removes it. *Blocking*, and
+        may wait for others who write to the store: what is read is read on `loader`, which does
+        not.
 
         Where the name is in service the version is read before anything changes, so that nobody
         waits for it afterwards. With `latest` the name means that version from then on. Raises as
@@ -228,7 +244,7 @@ class AdapterTiers:
             adapter = None
             if in_service:
                 directory = stack.enter_context(self.store.holding(name, version))
-                adapter = self._read_stored(exact, directory)
+                adapter = self._read_on(loader, exact, directory)
                 if alias != LATEST:
                     self._install(adapter, exact)
             self.store.set_alias(name, alias, version)
@@ -249,8 +265,9 @@ class AdapterTiers:
         found = {name: self.store.resolve(Reference(name)) for name in sorted(following)}
         return {name: v for name, v in found.items() if v not in (None, following[name])}
 
-    def follow(self, name: str) -> Reference | None:
-        """Makes a name mean what the store says now; the version if it is new. *Blocking.*
+    def follow(self, name: str, loader: Loader = None) -> Reference | None:
+        """Makes a name mean what the store says now; the version if it is new. *Blocking*, and may
+        wait for `set_alias`; read on `loader`.
 
         Raises as `load`.
         """
@@ -260,7 +277,7 @@ class AdapterTiers:
                 if version in (None, self._names.following().get(name, version)):
                     return None
             exact = Reference(name, version or "")
-            self._serve(exact)
+            self._serve(exact, loader=loader)
             return exact
 
     def resident(self, name: str, version: str) -> Resident | None:
@@ -287,16 +304,7 @@ class AdapterTiers:
 
     def not_found(self, reference: Reference) -> AdapterNotFoundError:
         """The error for an unknown reference, with the nearest known ones. *Blocking.*"""
-        name = reference.name
-        with self._lock:
-            resident = list(self._residents)
-        names = {*self.store.names(), *(key[0] for key in resident)}
-        if reference.selector and name in names:
-            selectors = {*self.store.aliases(name), *self.store.versions(name)}
-            selectors |= {version for other, version in resident if other == name}
-            close = close_names(reference.selector, selectors)
-            return AdapterNotFoundError(str(reference), tuple(f"{name}@{c}" for c in close))
-        return AdapterNotFoundError(str(reference), close_names(name, names))
+        return self.store.not_found(reference, self.residents())
 
     def _find(self, reference: Reference) -> Resident | None:
         name = reference.name
@@ -306,10 +314,15 @@ class AdapterTiers:
             version = reference.selector or self._names.current(name)
         return self._residents.get(name, version)
 
-    def _serve(self, exact: Reference, *, pin: bool = False) -> None:
+    def _serve(self, exact: Reference, *, pin: bool = False, loader: Loader = None) -> None:
         """Makes a name mean this version of the store."""
         with self.store.holding(exact.name, exact.selector) as directory:
-            self._install(self._read_stored(exact, directory), None, pin=pin)
+            self._install(self._read_on(loader, exact, directory), None, pin=pin)
+
+    def _read_on(self, loader: Loader, exact: Reference, directory: Path) -> AdapterVersion:
+        if loader is not None:
+            return loader.submit(self._read_stored, exact, directory).result()
+        return self._read_stored(exact, directory)
 
     def _read_stored(self, exact: Reference, directory: Path) -> AdapterVersion:
         with self._lock:
@@ -365,12 +378,17 @@ class AdapterTiers:
             if wanted is None:
                 if self._names.move(name, version, follow=follow):
                     self._residents.tell(AdapterChange.ALIAS, (name, version))
-            elif not wanted.selector and self._residents.get(name, old) is None:
-                self._names.used(name, version, looked_up)
+            elif not wanted.selector:
+                self._first_use(name, version, looked_up)
             superseded = self._residents.get(name, replaces)
             if superseded is not None and superseded is not resident and not superseded.pinned:
                 freed += self._residents.retire((name, superseded.adapter.version))
         self._free(freed)
+
+    def _first_use(self, name: str, version: str, looked_up: float) -> None:
+        """A bare name means `version`, unless it means another one that is here."""
+        if self._residents.get(name, self._names.current(name)) is None:
+            self._names.used(name, version, looked_up)
 
     def _release(self, key: Key) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 import logging
 
-from server.adapters.tiers import AdapterTiers
+from server.adapters.tiers import AdapterTiers, Loader
 from server.errors import AdapterRefusedError, ServerError
 
 _LOG = logging.getLogger(__name__)
@@ -14,8 +14,10 @@ class StoreWatcher:
     Names that nobody has asked for cost nothing: they are looked up when somebody does.
     """
 
-    def __init__(self, tiers: AdapterTiers) -> None:
+    def __init__(self, tiers: AdapterTiers, loader: Loader = None) -> None:
+        """What is new is read on `loader`."""
         self._tiers = tiers
+        self._loader = loader
         self._failed: dict[str, str] = {}
         self._wanted: dict[str, str] = {}
 
@@ -32,7 +34,7 @@ class StoreWatcher:
         version was refused, until there is another.
         """
         try:
-            exact = self._tiers.follow(name)
+            exact = self._tiers.follow(name, self._loader)
         except ServerError as error:
             _LOG.warning("%s stays at its version: %s", name, error)
             if isinstance(error, AdapterRefusedError):

@@ -75,6 +75,8 @@ class App:
             RemoteLimits(adapters.max_adapter_bytes, adapters.download_timeout_s),
         )
         self._downloader = ThreadPoolExecutor(_DOWNLOADS, "downloads")
+        # One, for aliases move one after the other.
+        self._mover = ThreadPoolExecutor(1, "aliases")
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -140,7 +142,8 @@ class App:
         for reference in self.config.adapters.preload:
             await self._preload(adapters.tiers, reference)
         if self.config.adapters.watch_store_s:
-            self._watching = asyncio.create_task(self._watch(StoreWatcher(adapters.tiers)))
+            watcher = StoreWatcher(adapters.tiers, self._loader)
+            self._watching = asyncio.create_task(self._watch(watcher))
         self.metrics.serving(
             False,
             {
@@ -172,6 +175,7 @@ class App:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._remote.close()
         self._downloader.shutdown(wait=False, cancel_futures=True)
+        self._mover.shutdown(wait=False, cancel_futures=True)
         self._grammar_executor.shutdown(wait=False, cancel_futures=True)
         if self._compiler is not None:
             await asyncio.to_thread(self._compiler.close)
@@ -240,7 +244,14 @@ class App:
             metrics=self.metrics,
         )
         return generation, AdapterServer(
-            tiers, catalog, self._executor, self._loader, self._remote, self._downloader, feed
+            tiers=tiers,
+            catalog=catalog,
+            executor=self._executor,
+            loader=self._loader,
+            remote=self._remote,
+            downloader=self._downloader,
+            mover=self._mover,
+            feed=feed,
         )
 
     async def _preload(self, tiers: AdapterTiers, reference: str) -> None:
@@ -258,7 +269,7 @@ class App:
             await asyncio.sleep(self.config.adapters.watch_store_s)
             try:
                 for name in await loop.run_in_executor(self._executor, watcher.look):
-                    await loop.run_in_executor(self._loader, watcher.follow, name)
+                    await loop.run_in_executor(self._mover, watcher.follow, name)
             except Exception:
                 # The store's disk may come back.
                 _LOG.exception("cannot look at the store")

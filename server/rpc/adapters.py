@@ -45,6 +45,8 @@ class AdapterServer(AdapterServiceServicer):
     remote: RemoteSources
     downloader: Executor
     """Fetches adapters, which may take minutes."""
+    mover: Executor
+    """Moves aliases, and may wait for others who write to the store."""
     feed: AdapterFeed
 
     async def ListAdapters(
@@ -113,11 +115,12 @@ class AdapterServer(AdapterServiceServicer):
         name = _bare_name(request.name)
 
         def set_alias() -> AdapterStatus:
-            self.tiers.set_alias(name, request.alias, request.version)
+            self.tiers.set_alias(name, request.alias, request.version, self.loader)
             version = request.version or self.tiers.resolve(Reference(name))
             return self.catalog.status(Reference(name, version))
 
-        return pb.SetAliasResponse(adapter=convert.adapter(await self._load(set_alias)))
+        status = await asyncio.get_running_loop().run_in_executor(self.mover, set_alias)
+        return pb.SetAliasResponse(adapter=convert.adapter(status))
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Context

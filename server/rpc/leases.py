@@ -80,9 +80,8 @@ class LeaseDesk:
         if lease is None:
             # Before anything is asked of the loader: what there is not must not hold up what loads.
             version = await self._look_up(reference)
-            if reference.is_alias:
-                # In memory under its version, most likely.
-                lease = self._tiers.try_acquire(Reference(reference.name, version))
+            # In memory under its version, maybe.
+            lease = self._tiers.try_acquire(Reference(reference.name, version))
         if lease is not None:
             placed = self._is_placed(lease.name, lease.version)
             self._metrics.adapter_hit(Tier.DEVICE if placed else Tier.HOST)

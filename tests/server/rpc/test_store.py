@@ -1,7 +1,10 @@
 """A server beside others that work on its store: publishers and garbage collection."""
 
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -112,9 +115,9 @@ def test_a_store_that_cannot_be_locked_serves(
     assert len(warnings) == 1
 
 
-def latest(server: Server) -> str:
-    """The version that the bare name `pirate` means to a request."""
-    request = request_for(adapter="pirate")
+def latest(server: Server, name: str = "pirate") -> str:
+    """The version that a bare name means to a request."""
+    request = request_for(adapter=name)
     return server.generation.Generate(request, timeout=30).adapter.version
 
 
@@ -135,6 +138,47 @@ def test_set_alias_latest_moves_the_name(server: Server, root: Path) -> None:
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert store.aliases(root, "pirate") == {"latest": old}
     assert latest(server) == old
+
+
+@pytest.fixture
+def locked(root: Path) -> Iterator[Callable[[], object]]:
+    """Another process writes to `pirate`, until the function is called."""
+    code = (
+        "import sys, pathlib; from understudy.locks import StoreLocks\n"
+        "with StoreLocks(pathlib.Path(sys.argv[1])).held('pirate'): print(flush=True); input()"
+    )
+    arguments = [sys.executable, "-c", code, str(root)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.kill
+        process.kill()
+
+
+def test_a_cold_adapter_does_not_wait_for_an_alias(
+    start_server: StartServer, root: Path, artifacts: Artifacts, request: pytest.FixtureRequest
+) -> None:
+    """One that waits for another process, and what follows the store waits for that."""
+    server = start_server(adapters=AdaptersConfig(store=root, watch_store_s=0.05))
+    old, new = versions(root)
+    assert latest(server) == new
+    assert server.generate(adapter="polite").text
+    release = request.getfixturevalue("locked")
+    call = server.adapters.SetAlias.future(
+        apb.SetAliasRequest(name="pirate", alias="latest", version=old), timeout=60
+    )
+    # Read by then, and not moved yet.
+    eventually(lambda: server.sample("understudy_adapter_load_seconds_count", source="store") == 3)
+    published = store.publish(artifacts.lora, root, "polite")
+    store.publish(artifacts.prompt, root, "cold")
+    eventually(lambda: server.app._mover._work_queue.qsize() == 1)
+    assert server.generate(adapter="cold").text
+    assert latest(server) == new
+    assert not call.done()
+    release()
+    assert call.result().adapter.version == old
+    assert latest(server) == old
+    eventually(lambda: latest(server, "polite") == published)
 
 
 def test_watching(
