@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from server.adapters.artifact import AdapterVersion
 from server.adapters.lease import Resident
-from server.adapters.store import AdapterStore
-from server.errors import AdapterMemoryError
+from server.adapters.store import AdapterStore, Reference
+from server.errors import AdapterMemoryError, AdapterNotFoundError, AdapterRefusedError
 from server.metrics import Metrics
 from server.types import AdapterChange, AdapterEvent, AdapterObserver, AdapterStats, Tier
 
@@ -141,6 +141,27 @@ class Residents:
             key = (resident.adapter.name, resident.adapter.version)
             self._on_pinned(*key, pinned)
             self.tell(AdapterChange.PINNED, key, pinned=pinned)
+
+    def pin_named(self, asked: Reference, version: str, pinned: bool) -> None:
+        """As `pin`, of the version that `asked` means.
+
+        Raises AdapterNotFoundError if what is to be pinned is not here, AdapterRefusedError if an
+        alias or a bare name is to let go what was pinned under it when it meant another version.
+        """
+        resident = self.get(asked.name, version)
+        if resident is None and pinned:
+            raise AdapterNotFoundError(f"{asked.name}@{version}")
+        if resident is not None and (pinned or resident.pinned):
+            self.pin(resident, pinned)
+        elif asked.selector != version:
+            others = [
+                f"{n}@{v}" for (n, v), r in self._by_key.items() if n == asked.name and r.pinned
+            ]
+            if others:
+                raise AdapterRefusedError(
+                    f"adapter {str(asked)!r} means version {version} now, which is not pinned; "
+                    f"name what to let go: {', '.join(others)}"
+                )
 
     def tell(self, kind: AdapterChange, key: Key, *, alias: str = "", pinned: bool = False) -> None:
         """Tells the observer of a change of a version or a name."""

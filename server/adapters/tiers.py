@@ -210,20 +210,17 @@ class AdapterTiers:
         return num_leases
 
     def pin(self, reference: Reference, pinned: bool) -> Reference:
-        """Keeps a version in memory, loading it if need be, or lets it go. *Blocking.*"""
-        if pinned:
-            exact = self.prepare(reference)
-        else:
-            with self._lock:
-                self._names.check(reference)
-            exact = Reference(reference.name, self.resolve(reference))
+        """Keeps a version in memory, loading it if need be, or lets it go. *Blocking.*
+
+        Raises as `prepare`; AdapterRefusedError where the reference no longer means the version
+        that is pinned.
+        """
         with self._lock:
-            resident = self._residents.get(exact.name, exact.selector)
-            if resident is not None:
-                self._residents.pin(resident, pinned)
-            elif pinned:
-                raise AdapterNotFoundError(str(exact))
-        return exact
+            self._names.check(reference)
+        version = self.prepare(reference).selector if pinned else self.resolve(reference)
+        with self._lock:
+            self._residents.pin_named(reference, version, pinned)
+        return Reference(reference.name, version)
 
     def set_alias(self, name: str, alias: str, version: str, loader: Loader = None) -> None:
         """Points an alias of the store at a version; an empty version removes it. *Blocking*, and

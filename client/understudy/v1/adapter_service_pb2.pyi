@@ -313,7 +313,9 @@ Global___UnloadAdapterResponse: _TypeAlias = UnloadAdapterResponse  # noqa: Y015
 
 @_typing.final
 class PinAdapterRequest(_message.Message):
-    """Pins or unpins an adapter."""
+    """Pins or unpins an adapter's version. To let one go by an alias or a bare name that means another
+    version by now, which is not pinned, is FAILED_PRECONDITION: the message names what is pinned.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -682,7 +682,9 @@ class Adapter(_message.Message):
         """Aliases that point to this version."""
 
     @_builtins.property
-    def loaded_at(self) -> _timestamp_pb2.Timestamp: ...
+    def loaded_at(self) -> _timestamp_pb2.Timestamp:
+        """Both only while the version is in memory: the server keeps no record of uses beyond that."""
+
     @_builtins.property
     def last_used_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
