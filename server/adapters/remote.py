@@ -15,10 +15,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from server.adapters import transports
+from server.adapters.deadline import Deadline
 from server.adapters.transports import Transport
 from server.errors import (
     AdapterNotFoundError,
@@ -29,6 +31,7 @@ from server.errors import (
     SourceUnavailableError,
     StartupError,
 )
+from server.metrics import Metrics
 from understudy.artifact import (
     ADDED_TOKEN_FILES,
     CONFIG_FILE,
@@ -45,6 +48,7 @@ from understudy.locks import StoreLocks
 from understudy.store import temporary
 
 _LOG = logging.getLogger(__name__)
+_DRAINING = "the server is shutting down"
 
 TRANSPORTS: dict[str, Transport] = {
     "hf": transports.open_hub,
@@ -84,7 +88,13 @@ def is_remote(source: str) -> bool:
 class RemoteSources:
     """Fetches adapters into `cache`. Thread-safe; fetching is *blocking*."""
 
-    def __init__(self, prefixes: tuple[str, ...], cache: Path | None, limits: RemoteLimits) -> None:
+    def __init__(
+        self,
+        prefixes: tuple[str, ...],
+        cache: Path | None,
+        limits: RemoteLimits,
+        metrics: Metrics | None = None,
+    ) -> None:
         """`prefixes` are the sources that are allowed, with all below them.
 
         None for `cache`: the system's temporary folder. Raises StartupError for a wrong prefix.
@@ -92,7 +102,9 @@ class RemoteSources:
         self._prefixes: list[str] = []
         self._cache = cache
         self._limits = limits
+        self._metrics = metrics or Metrics()
         self._closed = threading.Event()
+        self._running: set[Deadline] = set()
         for prefix in prefixes:
             try:
                 self._prefixes.append(_normalized(prefix))
@@ -100,8 +112,10 @@ class RemoteSources:
                 raise StartupError(f"adapters.remote_sources: {prefix!r}: {error}") from error
 
     def close(self) -> None:
-        """Ends downloads at their next block."""
+        """Ends all downloads."""
         self._closed.set()
+        for deadline in tuple(self._running):
+            deadline.end(DrainingError(_DRAINING))
 
     def check(self, source: str) -> tuple[str, str]:
         """The source in its one spelling, and the sha256 its tensor file must have, or "".
@@ -136,8 +150,15 @@ class RemoteSources:
         large, has another sha256 or needs a package; SourceUnavailableError.
         """
         url, sha256 = self.check(source)
-        with self._folder() as folder:
-            self._fetch(name, url, sha256, folder)
+        started, scheme = time.monotonic(), url.split("://", 1)[0]
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(self._folder())
+                self._fetch(name, url, sha256, folder)
+            except Exception:
+                self._metrics.adapter_download_failed(scheme)
+                raise
+            self._metrics.adapter_downloaded(scheme, time.monotonic() - started)
             yield folder
 
     @contextlib.contextmanager
@@ -167,12 +188,15 @@ class RemoteSources:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _fetch(self, name: str, url: str, sha256: str, folder: Path) -> None:
-        deadline = time.monotonic() + self._limits.timeout_s
         scheme = url.split("://", 1)[0]
         file_name = CONFIG_FILE
+        deadline, place = Deadline(self._limits.timeout_s), url
+        self._running.add(deadline)
         try:
+            if self._closed.is_set():
+                raise DrainingError(_DRAINING)
             if scheme == "hf":
-                url = transports.pin_revision(url)
+                url = deadline.run(lambda: transports.pin_revision(place, deadline))
             for file_name, max_bytes in (
                 (CONFIG_FILE, MAX_JSON_BYTES),
                 (MANIFEST_FILE, MAX_JSON_BYTES),
@@ -183,7 +207,8 @@ class RemoteSources:
                 if file_name in ADDED_TOKEN_FILES and not _belongs(file_name, folder):
                     continue
                 try:
-                    digest = self._copy(url, folder / file_name, max_bytes, deadline)
+                    copy = partial(self._copy, url, folder / file_name, max_bytes, deadline)
+                    digest = deadline.run(copy)
                 except FileNotFoundError:
                     # A plain PEFT directory has no manifest; few adapters add tokens.
                     if file_name in (CONFIG_FILE, TENSORS_FILE):
@@ -211,13 +236,15 @@ class RemoteSources:
             raise SourceUnavailableError(
                 f"source: {file_name}: cannot be read ({type(error).__name__})"
             ) from error
+        finally:
+            self._running.discard(deadline)
         if sha256 and digest != sha256:
             raise AdapterRefusedError(f"source: {TENSORS_FILE}: sha256 is {digest}")
 
-    def _copy(self, url: str, target: Path, max_bytes: int, deadline: float) -> str:
+    def _copy(self, url: str, target: Path, max_bytes: int, deadline: Deadline) -> str:
         """Fetches one file; returns its sha256."""
         scheme = url.split("://", 1)[0]
-        remote = TRANSPORTS[scheme](url, target.name, self._may_redirect)
+        remote = TRANSPORTS[scheme](url, target.name, self._may_redirect, deadline)
         digest, size = hashlib.sha256(), 0
         try:
             if remote.size_bytes is not None:
@@ -226,10 +253,8 @@ class RemoteSources:
                 while block := remote.read(_BLOCK_BYTES):
                     size += len(block)
                     _check_size(target.name, size, max_bytes)
-                    if time.monotonic() > deadline:
+                    if deadline.is_over:
                         raise TimeoutError
-                    if self._closed.is_set():
-                        raise DrainingError("the server is shutting down")
                     digest.update(block)
                     file.write(block)
         finally:

@@ -1,8 +1,8 @@
 """Streams of files from elsewhere: over HTTP, or through fsspec for object stores and the Hub.
 
-A transport opens one file: `open_file(url, file_name, allowed)` gives a `RemoteFile`. It raises
-FileNotFoundError, PermissionError, ModuleNotFoundError naming the package that is missing, or
-whatever its library raises.
+A transport opens one file: `open_file(url, file_name, allowed, deadline)` gives a `RemoteFile`. It
+raises FileNotFoundError, PermissionError, ModuleNotFoundError naming the package that is missing,
+or whatever its library raises.
 """
 
 import urllib.error
@@ -13,8 +13,8 @@ from email.message import Message
 from http.client import HTTPResponse
 from typing import IO, Any
 
-# Seconds that connecting, or waiting for the next bytes, may take.
-STALL_S = 30.0
+from server.adapters.deadline import Deadline
+
 _BLOCK_BYTES = 8 << 20
 
 
@@ -29,16 +29,18 @@ class RemoteFile:
     close: Callable[[], None]
 
 
-Transport = Callable[[str, str, Callable[[str], bool]], RemoteFile]
+Transport = Callable[[str, str, Callable[[str], bool], Deadline], RemoteFile]
 
 
-def open_http(url: str, file_name: str, allowed: Callable[[str], bool]) -> RemoteFile:
+def open_http(
+    url: str, file_name: str, allowed: Callable[[str], bool], deadline: Deadline
+) -> RemoteFile:
     """A file below an `http://` or `https://` URL. Redirects go only where `allowed` says."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _Http(deadline),
+        _Https(deadline),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(allowed),
@@ -46,7 +48,7 @@ def open_http(url: str, file_name: str, allowed: Callable[[str], bool]) -> Remot
         opener.add_handler(handler)
     request = urllib.request.Request(f"{url}/{file_name}", headers={"User-Agent": "understudy"})
     try:
-        response: HTTPResponse = opener.open(request, timeout=STALL_S)
+        response: HTTPResponse = opener.open(request, timeout=deadline.stall_s())
     except urllib.error.HTTPError as error:
         error.close()
         _raise_status(error.code)
@@ -55,6 +57,33 @@ def open_http(url: str, file_name: str, allowed: Callable[[str], bool]) -> Remot
     size = int(length) if length is not None and length.isdigit() else None
     # Not `read`, which waits until all that it asks for is there.
     return RemoteFile(size, response.read1, response.close)
+
+
+class _Watched(urllib.request.AbstractHTTPHandler):
+    """Lets the deadline end its connections."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def do_open(self, http_class: Any, req: Any, **http_conn_args: Any) -> HTTPResponse:
+        """As urllib's own."""
+        deadline = self._deadline
+
+        class Connection(http_class):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                deadline.watch(self.sock)
+
+        return super().do_open(Connection, req, **http_conn_args)
+
+
+class _Http(_Watched, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_Watched, urllib.request.HTTPSHandler):
+    pass
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -77,7 +106,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def open_object(url: str, file_name: str, allowed: Callable[[str], bool]) -> RemoteFile:
+def open_object(
+    url: str, file_name: str, allowed: Callable[[str], bool], deadline: Deadline
+) -> RemoteFile:
     """A file below a URL of any file system that fsspec knows, such as `s3://` and `gs://`."""
     scheme = url.split("://", 1)[0]
     from fsspec.core import url_to_fs
@@ -89,7 +120,9 @@ def open_object(url: str, file_name: str, allowed: Callable[[str], bool]) -> Rem
     return _opened(files, path, _BLOCK_BYTES)
 
 
-def open_hub(url: str, file_name: str, allowed: Callable[[str], bool]) -> RemoteFile:
+def open_hub(
+    url: str, file_name: str, allowed: Callable[[str], bool], deadline: Deadline
+) -> RemoteFile:
     """A file of a model repository: `hf://org/repo[@revision][/folder]`."""
     from fsspec.core import url_to_fs
     from huggingface_hub.errors import HfHubHTTPError
@@ -111,7 +144,7 @@ def _opened(files: Any, path: str, block_bytes: int) -> RemoteFile:
     return RemoteFile(info.get("size"), file.read, file.close)
 
 
-def pin_revision(url: str) -> str:
+def pin_revision(url: str, deadline: Deadline) -> str:
     """A Hub URL with the commit that its revision means now: all files of one download match."""
     from fsspec.core import url_to_fs
     from huggingface_hub import HfApi
@@ -127,7 +160,8 @@ def pin_revision(url: str) -> str:
     repo, _, revision = repo.partition("@")
     api = HfApi(endpoint=files.endpoint, token=files.token)
     try:
-        info = api.model_info(f"{org}/{repo}", revision=revision or None, timeout=STALL_S)
+        name, timeout_s = f"{org}/{repo}", deadline.stall_s()
+        info = api.model_info(name, revision=revision or None, timeout=timeout_s)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileNotFoundError(url) from error
     except HfHubHTTPError as error:

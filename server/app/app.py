@@ -73,6 +73,7 @@ class App:
             adapters.remote_sources,
             cache,
             RemoteLimits(adapters.max_adapter_bytes, adapters.download_timeout_s),
+            self.metrics,
         )
         self._downloader = ThreadPoolExecutor(_DOWNLOADS, "downloads")
         # One, for aliases move one after the other.

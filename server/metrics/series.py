@@ -127,9 +127,18 @@ class Metrics:
         self._adapter_load_s = histogram(
             "adapter_load_seconds",
             "Time to bring an adapter to a tier. Host: read and checked, from the source store, "
-            "path, hf, s3, gs or https. Device: copied to a slot, from the source host.",
+            "path, hf, s3, gs or https, when it is downloaded. Device: copied to a slot, from the "
+            "source host.",
             "tier",
             "source",
+        )
+        self._adapter_download_s = histogram(
+            "adapter_download_seconds",
+            "Time to download an adapter, by source: hf, s3, gs, https or http.",
+            "source",
+        )
+        self._adapter_download_failures = counter(
+            "adapter_download_failures", "Downloads that failed or were refused.", "source"
         )
         self._adapter_load_failures = counter(
             "adapter_load_failures", "Adapters refused or not readable, by source.", "source"
@@ -197,6 +206,14 @@ class Metrics:
     def adapter_load_failed(self, source: str) -> None:
         """An adapter was refused, or not readable."""
         self._adapter_load_failures.labels(source).inc()
+
+    def adapter_downloaded(self, source: str, seconds: float) -> None:
+        """An adapter's files came from a URL of the scheme `source`."""
+        self._adapter_download_s.labels(source).observe(seconds)
+
+    def adapter_download_failed(self, source: str) -> None:
+        """They did not, or not all, or were refused on the way."""
+        self._adapter_download_failures.labels(source).inc()
 
     def adapter_evicted(self, tier: Tier) -> None:
         """A version left `tier` to make room."""

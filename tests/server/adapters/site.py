@@ -1,5 +1,6 @@
 """An HTTP server on this machine to fetch adapters from, and what came."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,9 @@ class Site:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self.gone = threading.Event()
+        """Set when a client has left an answer below that has no end."""
+        self._server.gone = self.gone  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -76,6 +80,29 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
             time.sleep(0.02)
     except OSError:
         pass
+
+
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    """Says nothing until the client has gone."""
+    handler.rfile.read(1)
+    handler.server.gone.set()  # type: ignore[attr-defined]
+
+
+def dripping(handler: BaseHTTPRequestHandler) -> None:
+    """Headers without an end, a byte at a time, until the client has gone."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    try:
+        for byte in itertools.cycle(b"X: y\r\n"):
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+    except OSError:
+        handler.server.gone.set()  # type: ignore[attr-defined]
+
+
+def stalled(handler: BaseHTTPRequestHandler) -> None:
+    """Half of a body, and no more."""
+    body(b"x" * 50, 100)(handler)
+    silent(handler)
 
 
 def fetch(sources: RemoteSources, source: str) -> dict[str, bytes]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from server.adapters import remote
 from server.adapters.remote import RemoteLimits, RemoteSources
+from server.adapters.transports import RemoteFile
 from server.errors import (
     AdapterNotFoundError,
     AdapterRefusedError,
@@ -19,7 +21,18 @@ from server.errors import (
     SourceUnavailableError,
     StartupError,
 )
-from tests.server.adapters.site import FILES, LIMITS, Site, body, endless, fetch, status
+from tests.server.adapters.site import (
+    FILES,
+    LIMITS,
+    Site,
+    body,
+    dripping,
+    endless,
+    fetch,
+    silent,
+    stalled,
+    status,
+)
 from understudy.artifact import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -160,10 +173,53 @@ def test_a_download_takes_so_long_and_no_longer(site: Site, tmp_path: Path) -> N
     assert time.monotonic() - started < 5
 
 
-def test_a_server_that_stops_ends_its_downloads(site: Site, tmp_path: Path) -> None:
-    site.answers[f"/ok/adapter/{TENSORS_FILE}"] = endless
+@pytest.mark.parametrize("file_name", [CONFIG_FILE, TENSORS_FILE])
+@pytest.mark.parametrize("answer", [silent, dripping, stalled])
+def test_a_source_that_stalls_takes_no_longer_either(
+    site: Site,
+    tmp_path: Path,
+    file_name: str,
+    answer: Callable[[BaseHTTPRequestHandler], None],
+) -> None:
+    site.answers[f"/ok/adapter/{file_name}"] = answer
+    sources = RemoteSources((site.url,), tmp_path, RemoteLimits(1 << 30, 0.5))
+    started = time.monotonic()
+    with pytest.raises(SourceUnavailableError, match=r"download_timeout_s is 0\.5"):
+        fetch(sources, f"{site.url}/ok/adapter")
+    assert time.monotonic() - started < 5
+    # The connection is no longer open either.
+    assert site.gone.wait(5)
+
+
+def test_a_transport_that_hangs_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as a library that has no timeouts of its own."""
+    go_on = threading.Event()
+
+    def hang(*_: object) -> RemoteFile:
+        go_on.wait(60)
+        raise ConnectionError
+
+    monkeypatch.setitem(remote.TRANSPORTS, "s3", hang)
+    sources = RemoteSources(("s3://bucket",), tmp_path, RemoteLimits(1 << 30, 0.2))
+    with pytest.raises(SourceUnavailableError, match=r"download_timeout_s is 0\.2"):
+        fetch(sources, "s3://bucket/x")
+    assert list(tmp_path.glob(".download-*")) == []
+    go_on.set()
+
+
+@pytest.mark.parametrize("answer", [endless, silent, dripping])
+def test_a_server_that_stops_ends_its_downloads(
+    site: Site, tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    site.answers[f"/ok/adapter/{TENSORS_FILE}"] = answer
     sources = RemoteSources((site.url,), tmp_path, RemoteLimits(1 << 30, 60.0))
     threading.Timer(0.2, sources.close).start()
+    started = time.monotonic()
+    with pytest.raises(DrainingError):
+        fetch(sources, f"{site.url}/ok/adapter")
+    assert time.monotonic() - started < 10
     with pytest.raises(DrainingError):
         fetch(sources, f"{site.url}/ok/adapter")
 

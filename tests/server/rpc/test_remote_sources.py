@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def test_what_is_fetched_is_published(
     details = server.adapters.GetAdapter(apb.GetAdapterRequest(adapter="mine"))
     assert json.loads(details.manifest_json)["method"] == "lora"
     assert server.sample("understudy_adapter_load_seconds_count", source="http") == 2
+    assert server.sample("understudy_adapter_download_seconds_count", source="http") == 2
+    assert server.sample("understudy_adapter_download_failures_total") == 0
 
 
 def test_without_a_store_it_stays_in_memory(
@@ -114,6 +117,10 @@ def test_what_is_refused_is_not_published(server: Server, site: Site, tmp_path: 
     error = load_refused(server, "https://elsewhere/v1")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.details().startswith("source: ")
+    # Two came and were refused when they were read; what is not allowed was not asked for.
+    assert server.sample("understudy_adapter_load_failures_total", source="http") == 2
+    assert server.sample("understudy_adapter_download_failures_total", source="http") == 2
+    assert server.sample("understudy_adapter_download_seconds_count", source="http") == 2
     assert store.names(tmp_path / "store") == []
     assert list((tmp_path / "store" / ".downloads").glob(".download-*")) == []
     assert load(server, f"{site.url}/v1").version
@@ -136,14 +143,18 @@ def test_requests_and_loads_go_on_while_one_downloads(
         apb.LoadAdapterRequest(name="mine", source=f"{site.url}/v1"), timeout=30
     )
     assert asked.wait(30)
+    began = time.monotonic()
     # The base, an adapter that is loaded now, and a download that overtakes.
     assert server.generate().text
     assert server.generate(adapter="polite").text
     assert load(server, f"{site.url}/v2", "other").version
     assert not call.done()
+    waited = time.monotonic() - began
     # Whoever leaves takes nothing along: it is loaded and cleared away all the same.
     call.cancel()
     go.set()
     eventually(lambda: store.names(tmp_path / "store") == ["mine", "other", "polite"])
     eventually(lambda: not list((tmp_path / "store" / ".downloads").glob(".download-*")))
     eventually(lambda: bool(server.generate(adapter="mine").text))
+    # The wait for the other side is the download's, and not the load's.
+    assert server.sample("understudy_adapter_download_seconds_sum", source="http") >= waited
