@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from server.adapters import transports
 from server.adapters.deadline import Deadline
 from server.adapters.transports import Transport
+from server.adapters.urls import normalized
 from server.errors import (
     AdapterNotFoundError,
     AdapterRefusedError,
@@ -60,14 +60,7 @@ TRANSPORTS: dict[str, Transport] = {
 _INSTALL = "pip install 'understudy-suite[remote]'"
 _DOWNLOADING = ".download-"
 _BLOCK_BYTES = 1 << 20
-_MAX_CHARS = 1024
-# No percent escapes, no user names, no chained file systems: one spelling for each place.
-_SOURCE = re.compile(
-    r"([a-z][a-z0-9]*)://([A-Za-z0-9._-]+(?::[0-9]{1,5})?)((?:/[\w.~=@+,-]+)*)/?", re.A
-)
 _QUERY = re.compile(r"sha256=([0-9a-f]{64})")
-_HUB_KINDS = frozenset({"models", "datasets", "spaces", "buckets"})
-_HUB_PATH = re.compile(r"/[\w.-]+(?:@[\w.-]+)?(?:/[\w.~=+,-]+)*", re.A)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,7 @@ class RemoteSources:
         self._running: set[Deadline] = set()
         for prefix in prefixes:
             try:
-                self._prefixes.append(_normalized(prefix))
+                self._prefixes.append(normalized(prefix, TRANSPORTS))
             except ValueError as error:
                 raise StartupError(f"adapters.remote_sources: {prefix!r}: {error}") from error
 
@@ -129,7 +122,7 @@ class RemoteSources:
                 "source", "after '?' only sha256=HEX is taken, of the tensor file, in lower case"
             )
         try:
-            url = _normalized(place)
+            url = normalized(place, TRANSPORTS)
         except ValueError as error:
             raise InvalidRequestError("source", f"{source[:200]!r}: {error}") from error
         if not self._prefixes:
@@ -276,7 +269,7 @@ class RemoteSources:
 
     def _may_redirect(self, url: str) -> bool:
         try:
-            return self._allows(_normalized(url.partition("?")[0]))
+            return self._allows(normalized(url.partition("?")[0], TRANSPORTS))
         except ValueError:
             return False
 
@@ -296,26 +289,3 @@ def _check_size(file_name: str, size: int, max_bytes: int) -> None:
         raise AdapterRefusedError(
             f"source: {file_name}: more than the {max_bytes} bytes that this server takes"
         )
-
-
-def _normalized(source: str) -> str:
-    """The one spelling of a place. Raises ValueError saying what is wrong with it."""
-    if len(source) > _MAX_CHARS:
-        raise ValueError(f"more than {_MAX_CHARS} characters")
-    match = _SOURCE.fullmatch(source)
-    if match is None:
-        raise ValueError("must be SCHEME://PLACE/PATH, without escapes and user names")
-    scheme, place, path = match.groups()
-    if scheme not in TRANSPORTS:
-        raise ValueError(f"{scheme}:// is none of {', '.join(sorted(TRANSPORTS))}")
-    if any(part in (".", "..") for part in path.split("/")):
-        raise ValueError("must not contain '.' or '..'")
-    if scheme == "hf":
-        if place in _HUB_KINDS or (path and not _HUB_PATH.fullmatch(path)):
-            raise ValueError("must be hf://ORG/REPO[@REVISION][/FOLDER] of a model repository")
-        return f"hf://{place}{path}"
-    if scheme in ("http", "https"):
-        parts = urlsplit(f"{scheme}://{place}")
-        port = parts.port if parts.port not in (None, 80 if scheme == "http" else 443) else None
-        place = (parts.hostname or "") + (f":{port}" if port is not None else "")
-    return f"{scheme}://{place}{path}"
