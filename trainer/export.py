@@ -87,6 +87,7 @@ def write_artifact(
         write_base(model, config.base, directory, torch.float32, leave=(RUN_FILE,))
         return Exported(directory, replace(manifest, content_hash=base_fingerprint(directory)))
     method.save(model, directory)
+    _name_targets(model, directory / CONFIG_FILE)
     if config.output.dtype != "float32":
         narrow_tensors(directory / TENSORS_FILE, getattr(torch, config.output.dtype))
     canonicalise_config(directory / CONFIG_FILE, config.base.resolve().name)
@@ -106,6 +107,19 @@ def narrow_tensors(path: Path, dtype: torch.dtype) -> None:
                     f"{str(dtype).removeprefix('torch.')} cannot hold; set output.dtype to float32"
                 )
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _name_targets(model: Any, path: Path) -> None:
+    """Writes the modules that an expression chose in its place: no reader need match it, and a
+    server would refuse one that may take long."""
+    config = read_json_object(path)
+    if not isinstance(config.get("target_modules"), str):
+        return
+    names = model.base_model.targeted_module_names
+    # None where PEFT's own name for no modules stands.
+    if names:
+        config["target_modules"] = names
+        write_json(path, config, sort_keys=True)
 
 
 def _rank(model: peft.PeftModel) -> int:
