@@ -69,6 +69,7 @@ def load_base(
     kernels: str = "auto",
     attention: str = "auto",
     nf4_table: Path | str | None = None,
+    fingerprint: str | None = None,
 ) -> LoadedBase:
     """Loads a Hugging Face model directory.
 
@@ -78,7 +79,8 @@ def load_base(
     0 if `deterministic`. `kernels` is `auto` (native where they run and not `deterministic`),
     `native` or `triton` (not with `deterministic`), or `torch`. `attention` is `auto` (the kernels'
     or torch's) or `flashinfer` (CUDA, not with `deterministic`). With `nf4_table`, `measure` or a
-    file, the faster one of two NF4 products runs. Raises StartupError with one line.
+    file, the faster one of two NF4 products runs. `fingerprint` is the directory's, where the
+    caller knows it: hashing gigabytes takes long. Raises StartupError with one line.
     """
     name = name or directory.name
     check_directory(directory)
@@ -95,8 +97,9 @@ def load_base(
     config = read_config(directory, name)
     check_config(config, name)
     check_shapes(directory, config, name)
-    with one_line(name, "its files cannot be read"):
-        fingerprint = base_fingerprint(directory)
+    if fingerprint is None:
+        with one_line(name, "its files cannot be read"):
+            fingerprint = base_fingerprint(directory)
     tokenizer = read_tokenizer(directory, name)
     model = read_model(
         directory,

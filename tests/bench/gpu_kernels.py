@@ -17,6 +17,7 @@ from bitsandbytes.autograd._functions import matmul_4bit
 from server.engine.device_sampler import arrays
 from server.engine.logits_processors import Draw
 from server.engine.sampler import draw
+from server.errors import StartupError
 from server.kernels import (
     Affine,
     ChangeStep,
@@ -169,14 +170,12 @@ def _adapter(widths: list[int], into: int) -> tuple[LoraGroup, Any]:
     return group, describe({0: group}, 1)
 
 
-def flashinfer(
-    shape: Shape, cases: tuple[tuple[int, int], ...], passes: int
-) -> list[Figures] | Figures:
-    """As `attention`, by FlashInfer, with and without the plan that a step makes once."""
+def flashinfer(shape: Shape, cases: tuple[tuple[int, int], ...], passes: int) -> Iterator[Figures]:
+    """As `attention`, by FlashInfer, with and without the plan that a step makes once. Raises
+    StartupError where it is missing."""
     library = load_flashinfer(device(), torch.bfloat16)
     if isinstance(library, str):
-        return {"skipped": f"flashinfer: {library}"}
-    found: list[Figures] = []
+        raise StartupError(f"flashinfer: {library}")
     own = FlashInfer(library, device())
     for num, length in cases:
         cache, tables, _, query = _decode_inputs(shape, num, length)
@@ -185,13 +184,10 @@ def flashinfer(
         step = own.step(plan, None)
         took = seconds(partial(step.attend, by_row, cache, scaling, None, None), passes)
         planned = seconds(partial(_planned, own, plan, by_row, cache, scaling), passes)
-        found.append(
-            {
-                "sequences": num, "positions": length, "library_s": took, "with_plan_s": planned,
-                "bytes_per_s": cache[0].nbytes * tables.numel() / took,
-            }
-        )  # fmt: skip
-    return found
+        yield {
+            "sequences": num, "positions": length, "library_s": took, "with_plan_s": planned,
+            "bytes_per_s": cache[0].nbytes * tables.numel() / took,
+        }  # fmt: skip
 
 
 def _planned(

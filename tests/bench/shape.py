@@ -65,8 +65,9 @@ LLAMA_8B = Shape(hidden=4096, intermediate=14336, layers=32, heads=32, kv_heads=
 TINY = Shape(hidden=64, intermediate=128, layers=2, heads=4, kv_heads=2, vocab=1024)
 
 
-def make_base(directory: Path, shape: Shape) -> None:
-    """Write the base in bf16, and a tokenizer with a text for each of its tokens."""
+def make_base(directory: Path, shape: Shape, device: str = "cpu") -> None:
+    """Write the base in bf16, its values drawn on `device`, and a tokenizer with a text for each of
+    its tokens."""
     config = LlamaConfig(
         vocab_size=shape.vocab,
         hidden_size=shape.hidden,
@@ -80,7 +81,8 @@ def make_base(directory: Path, shape: Shape) -> None:
         eos_token_id=0,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.split(".")[-2] in LINEARS:
@@ -110,9 +112,12 @@ def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
 class AdapterWriter:
     """Publishes adapters with random weights into a store, fast enough for a thousand."""
 
-    def __init__(self, base: Path, store: Path, shape: Shape) -> None:
+    def __init__(
+        self, base: Path, store: Path, shape: Shape, fingerprint: str | None = None
+    ) -> None:
+        """`fingerprint` is the base's, where it is known."""
         self._store, self._shape, self._base_name = store, shape, base.name
-        self._fingerprint = base_fingerprint(base)
+        self._fingerprint = fingerprint or base_fingerprint(base)
         generator = torch.Generator().manual_seed(1)
         # Drawing each adapter's millions of values anew would take longer than all else.
         self._pool = torch.randn(1 << 22, generator=generator)
