@@ -6,7 +6,6 @@ at start or beforehand, and the answer is looked up by the weight's shape and th
 """
 
 import json
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,12 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from server.errors import StartupError
 from server.models.layers import LinearGroup
+from server.models.timing import seconds
 from server.models.weights import Nf4Weight
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of rows that are timed; those between count as the next larger one."""
-_PASSES = 10
-_CACHE_BYTES = 1 << 28
 _PACKAGES = ("bitsandbytes", "triton")
 
 Shape = tuple[int, int]
@@ -145,32 +143,14 @@ def _time(weight: Nf4Weight, rows: int) -> Timing:
     x = torch.ones(rows, in_features, dtype=state.dtype, device=weight.codes.device)
     return Timing(
         rows,
-        _seconds(
+        seconds(
             lambda: kernels.linear_nf4(
                 x, weight.codes, state.absmax, state.code, weight.bias, out_features
             ),
             x.device,
         ),
-        _seconds(lambda: matmul_4bit(x, weight.codes, state, bias=weight.bias), x.device),
+        seconds(lambda: matmul_4bit(x, weight.codes, state, bias=weight.bias), x.device),
     )
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The median of some calls, after two that compile and warm up."""
-    times = []
-    # As in a step, where other weights were read meanwhile: nothing is in the second-level cache.
-    others = torch.empty(_CACHE_BYTES if device.type == "cuda" else 0, dtype=torch.int8)
-    others = others.to(device)
-    for _ in range(_PASSES + 2):
-        others.zero_()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return sorted(times[2:])[_PASSES // 2]
 
 
 def _versions() -> dict[str, str]:
