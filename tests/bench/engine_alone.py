@@ -6,6 +6,7 @@ It also times single decode steps, which nobody can from outside.
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ from server.adapters.artifact import ArtifactLimits
 from server.adapters.store import AdapterStore, parse_reference
 from server.adapters.tiers import AdapterTiers, TierLimits
 from server.app import detect_hardware
-from server.config import BaseConfig, EngineConfig, ServerConfig, resolve
+from server.config import AdaptersConfig, BaseConfig, EngineConfig, ServerConfig, resolve
 from server.engine.engine import Engine
 from server.engine.loader import Loader
 from server.metrics import Metrics
@@ -45,6 +46,8 @@ class StepTimes(Metrics):
         self.records: list[tuple[float, StepRecord]] = []
         self.placed_s: list[float] = []
         """Seconds that each adapter took to the device."""
+        self.placed = defaultdict[str, threading.Event](threading.Event)
+        """Set when an adapter, by name, has been brought there."""
 
     def step(self, record: StepRecord) -> None:
         """A step ran."""
@@ -55,16 +58,7 @@ class StepTimes(Metrics):
         """An adapter is in a slot."""
         super().adapter_placed(adapter, seconds)
         self.placed_s.append(seconds)
-
-    def gaps_s(self, num_sequences: int) -> list[float]:
-        """From the end of one step to the end of the next, where both ran `num_sequences` or
-        more."""
-        pairs = zip(self.records, self.records[1:], strict=False)
-        return [
-            after - before
-            for (before, one), (after, two) in pairs
-            if min(one.num_sequences, two.num_sequences) >= num_sequences
-        ]
+        self.placed[adapter].set()
 
     def decode_steps_s(self, num_sequences: int) -> list[float]:
         """From the end of one step to the end of the next, where both decoded `num_sequences`
@@ -99,12 +93,17 @@ class EngineAlone:
         max_batch_size: int | None = None,
         num_adapter_slots: int = 32,
         cuda_graphs: bool = False,
+        max_host_bytes: int | None = None,
+        adapter_slot_bytes: int | None = None,
         **base_options: Any,
     ) -> Answer:
         """Load the base in bf16, and open the store; `base_options` are further ones of
         `load_base`. Raises StartupError."""
         engine = EngineConfig(
-            cache_bytes=cache_bytes, num_adapter_slots=num_adapter_slots, cuda_graphs=cuda_graphs
+            cache_bytes=cache_bytes,
+            num_adapter_slots=num_adapter_slots,
+            adapter_slot_bytes=adapter_slot_bytes,
+            cuda_graphs=cuda_graphs,
         )
         if max_batch_size is not None:
             engine = replace(engine, max_batch_size=max_batch_size)
@@ -114,6 +113,7 @@ class EngineAlone:
                 weight_form="nf4_packed" if quantization == "nf4" else "auto",
             ),
             engine,
+            AdaptersConfig(max_host_bytes=max_host_bytes),
         )  # fmt: skip
         config = resolve(wanted, detect_hardware())
         # As the server does: no thread but the engine's computes with several, and lives on.
@@ -167,21 +167,42 @@ class EngineAlone:
             "token_ids": [list(answer.samples[0].token_ids) for answer in answers],
         }
 
-    def use(self, adapter_name: str) -> None:
-        """Run one token of an adapter, beside whatever runs."""
-        self._submit([1, 2, 3], self._lease(adapter_name), 1)()
+    def stream(
+        self,
+        prompts: list[list[int]],
+        num_tokens: int,
+        adapter_names: Sequence[str],
+        concurrency: int,
+    ) -> Answer:
+        """Run prompts in order, `concurrency` at a time; an adapter that is not in memory is read
+        when its request's turn has come."""
+
+        def run(prompt: list[int], name: str) -> int:
+            return len(self._submit(prompt, self._lease(name), num_tokens)().samples[0].token_ids)
+
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(concurrency) as pool:
+            num_generated = sum(pool.map(run, prompts, adapter_names))
+        return {"wall_s": time.perf_counter() - begin, "num_tokens": num_generated}
+
+    def place(self, adapter_name: str) -> None:
+        """Bring an adapter to the device; while the batch is full none of its rows runs, as its
+        request is withdrawn before its turn."""
+        placed = self.metrics.placed[adapter_name]
+        placed.clear()
+        lease = self._lease(adapter_name)
+        request_id, ended = self._queue([1, 2, 3], lease, 1, [])
+        while not (placed.wait(0.01) or ended.is_set()):
+            pass
+        self._engine.cancel(request_id)
+        ended.wait()
 
     def _submit(
         self, prompt: list[int], lease: Lease | None, num_tokens: int
     ) -> Callable[[], Finished]:
         """Queues a greedy request; returns what waits for its end."""
-        ended = threading.Event()
         events: list[Event] = []
-
-        def emit(event: Event) -> None:
-            if isinstance(event, Finished | Failed):
-                events.append(event)
-                ended.set()
+        _, ended = self._queue(prompt, lease, num_tokens, events)
 
         def wait() -> Finished:
             ended.wait()
@@ -190,6 +211,20 @@ class EngineAlone:
                 raise event.error
             assert isinstance(event, Finished)
             return event
+
+        return wait
+
+    def _queue(
+        self, prompt: list[int], lease: Lease | None, num_tokens: int, events: list[Event]
+    ) -> tuple[str, threading.Event]:
+        """Queues a greedy request, whose terminal event goes to `events`; returns its id, and what
+        is set at its end."""
+        ended = threading.Event()
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                events.append(event)
+                ended.set()
 
         with self._counting:
             self._num_requests += 1
@@ -206,7 +241,7 @@ class EngineAlone:
                 stream=False,
             )
         )
-        return wait
+        return request_id, ended
 
     def bandwidth(self, size: int) -> Answer:
         """Bytes per second at which this process reads memory."""
@@ -220,11 +255,20 @@ class EngineAlone:
     def _lease(self, name: str) -> Lease | None:
         if not name:
             return None
-        lease = self._tiers.try_acquire(self._tiers.prepare(parse_reference(name)))
-        assert lease is not None, "nothing else evicts"
-        return lease
+        while True:
+            # It may be evicted in between, where memory for adapters is short.
+            lease = self._tiers.try_acquire(self._tiers.prepare(parse_reference(name)))
+            if lease is not None:
+                return lease
 
 
 if __name__ == "__main__":
     alone = EngineAlone()
-    serve({"load": alone.load, "play": alone.play, "bandwidth": alone.bandwidth})
+    serve(
+        {
+            "load": alone.load,
+            "play": alone.play,
+            "stream": alone.stream,
+            "bandwidth": alone.bandwidth,
+        }
+    )

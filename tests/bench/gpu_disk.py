@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
-from tests.bench.shape import AdapterWriter, Shape, make_base
+from tests.bench.shape import ATTENTION, AdapterWriter, Shape, make_base
 from understudy.artifact import base_fingerprint
 
 RANK = 16
+LORA_NAME, ATTENTION_NAME = "lora", "attention"
+"""Names of the adapters, without the number: of all linears, and of attention's alone."""
 
 
 def write(folder: Path, shape: Shape, *, quick: bool) -> Mapping[str, Any]:
@@ -28,20 +30,22 @@ def write(folder: Path, shape: Shape, *, quick: bool) -> Mapping[str, Any]:
     (folder / "fingerprint").write_text(fingerprint, encoding="ascii")
     times.append(time.perf_counter())
     writer = AdapterWriter(base, store, shape, fingerprint)
-    names = lora_names(quick=quick)
-    for seed, name in enumerate(names):
-        writer.lora(name, RANK, seed)
+    count = num_adapters(quick=quick)
+    for i in range(count):
+        writer.lora(f"{LORA_NAME}-{i}", RANK, i)
+        writer.lora(f"{ATTENTION_NAME}-{i}", RANK, count + i, ATTENTION)
     times.append(time.perf_counter())
     base_s, hash_s, adapters_s = (b - a for a, b in pairwise(times))
     return {
         "base_s": base_s, "hash_s": hash_s, "adapters_s": adapters_s,
-        "adapters": len(names), "lora_bytes": shape.lora_bytes(RANK),
+        "adapters": count, "lora_bytes": shape.lora_bytes(RANK),
+        "attention_bytes": shape.lora_bytes(RANK, ATTENTION),
     }  # fmt: skip
 
 
-def lora_names(*, quick: bool) -> list[str]:
-    """LoRAs of all linears."""
-    return [f"lora-{i}" for i in range(2 if quick else 32)]
+def num_adapters(*, quick: bool) -> int:
+    """Of each name."""
+    return 2 if quick else 32
 
 
 def fingerprint_of(folder: Path) -> str | None:

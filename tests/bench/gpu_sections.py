@@ -24,6 +24,12 @@ class Setting:
         """Base, adapters and tables: those of the tiny model and of the other lie apart."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def ceiling(self) -> Any:
+        """The device's, measured now and by the process that is compared with it."""
+        from tests.bench.gpu_ceiling import measure_ceiling
+
+        return measure_ceiling(self.passes)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -46,49 +52,66 @@ def play(name: str, work: Path, quick: bool) -> Any:
 
 
 def _ceiling(setting: Setting) -> Any:
-    from tests.bench import gpu_kernels
+    from tests.bench import gpu_ceiling
 
-    return gpu_kernels.ceiling(1 << 20 if setting.quick else 1 << 33, setting.passes)
+    return gpu_ceiling.ceiling(setting.passes)
 
 
 def _linear(setting: Setting) -> Any:
     from tests.bench import gpu_kernels
 
     rows = (1, 17) if setting.quick else (1, 8, 16, 32, 64, 128, 256, 512)
-    return list(gpu_kernels.linear(setting.shape, rows, setting.passes))
+    return list(gpu_kernels.linear(setting.shape, rows, setting.passes, setting.ceiling()))
 
 
 def _lora(setting: Setting) -> Any:
     from tests.bench import gpu_kernels
 
-    cases = ((1, 1), (8, 1), (32, 1), (128, 1), (8, 16), (1, 512), (4, 512))
-    return list(
-        gpu_kernels.lora(setting.shape, cases[: 2 if setting.quick else None], setting.passes)
-    )
+    cases: tuple[tuple[int, int], ...] = ((1, 1), (8, 1))
+    products = ("qkv",) if setting.quick else tuple(setting.shape.products)
+    if not setting.quick:
+        cases += ((32, 1), (128, 1), (8, 16), (1, 512), (4, 512))
+    ceiling = setting.ceiling()
+    return list(gpu_kernels.lora(setting.shape, products, cases, setting.passes, ceiling))
+
+
+def _elementwise(setting: Setting) -> Any:
+    from tests.bench import gpu_kernels
+
+    rows = (2,) if setting.quick else (1, 32, 128, 512)
+    return list(gpu_kernels.elementwise(setting.shape, rows, setting.passes, setting.ceiling()))
 
 
 def _attention(setting: Setting) -> Any:
-    from tests.bench import gpu_kernels
+    from tests.bench import gpu_attention
+
+    shape, passes, ceiling = setting.shape, setting.passes, setting.ceiling()
+    alone: gpu_attention.Cases = ((1, 512), (1, 8192), (32, 512), (32, 4096), (128, 512))
+    prompts: gpu_attention.Cases = ((512, 0), (512, 512), (512, 7680), (64, 4096))
+    rows: tuple[int, ...] = (1, 32, 128, 512)
+    if setting.quick:
+        alone, prompts, rows = ((2, 40),), ((20, 0), (20, 20)), (3,)
+    return [
+        *gpu_attention.decode(shape, alone, passes, ceiling),
+        *gpu_attention.prompt(shape, prompts, passes, ceiling),
+        *gpu_attention.cache_write(shape, rows, passes, ceiling),
+    ]
+
+
+def _flashinfer(setting: Setting) -> Any:
+    _need_cuda("flashinfer")
+    from tests.bench import gpu_attention
 
     cases = ((1, 512), (1, 8192), (32, 512), (32, 4096), (128, 512))
-    return list(
-        gpu_kernels.attention(setting.shape, ((2, 40),) if setting.quick else cases, setting.passes)
-    )
+    found = gpu_attention.flashinfer(setting.shape, cases, setting.passes, setting.ceiling())
+    return list(found)
 
 
 def _sampler(setting: Setting) -> Any:
     from tests.bench import gpu_kernels
 
     rows = (2,) if setting.quick else (1, 8, 32, 128)
-    return list(gpu_kernels.sampler(setting.shape, rows, setting.passes))
-
-
-def _flashinfer(setting: Setting) -> Any:
-    from tests.bench import gpu_kernels
-
-    _need_cuda("flashinfer")
-    cases = ((1, 512), (1, 8192), (32, 512), (32, 4096))
-    return list(gpu_kernels.flashinfer(setting.shape, cases, setting.passes))
+    return list(gpu_kernels.sampler(setting.shape, rows, setting.passes, setting.ceiling()))
 
 
 def _nf4(setting: Setting) -> Any:
@@ -104,24 +127,61 @@ def _disk(setting: Setting) -> Any:
     return gpu_disk.write(setting.folder, setting.shape, quick=setting.quick)
 
 
-def _decode(kernels: str, **options: Any) -> Callable[[Setting], Any]:
+def _decode(kernels: str, *, own_table: bool = False, **options: Any) -> Callable[[Setting], Any]:
     def play(setting: Setting) -> Any:
         from tests.bench import gpu_engine
 
         if options.get("cuda_graphs"):
             _need_cuda("engine.cuda_graphs")
-        given = dict(options)
-        if given.pop("own_table", False):
-            given["nf4_table"] = setting.folder / "nf4.json"
-        return gpu_engine.decode(setting.folder, setting.shape, kernels, given, quick=setting.quick)
+        table = {"nf4_table": setting.folder / "nf4.json"} if own_table else {}
+        return gpu_engine.decode(
+            setting.folder, setting.shape, kernels, {**options, **table}, quick=setting.quick
+        )
 
     return play
 
 
-def _transfers(setting: Setting) -> Any:
+def _prefill(setting: Setting) -> Any:
     from tests.bench import gpu_engine
 
-    return gpu_engine.transfers(setting.folder, setting.shape, quick=setting.quick)
+    return gpu_engine.prefill(setting.folder, setting.shape, "triton", quick=setting.quick)
+
+
+def _transfers(setting: Setting) -> Any:
+    from tests.bench import gpu_adapters
+
+    return gpu_adapters.transfers(setting.folder, setting.shape, quick=setting.quick)
+
+
+def _registered(setting: Setting) -> Any:
+    from tests.bench import gpu_adapters
+
+    return gpu_adapters.registered(setting.folder, setting.shape, quick=setting.quick)
+
+
+def _peft(setting: Setting) -> Any:
+    from tests.bench import gpu_baseline
+
+    return gpu_baseline.against_peft(setting.folder, setting.shape, quick=setting.quick)
+
+
+def _train(setting: Setting) -> Any:
+    from tests.bench import gpu_commands
+
+    return gpu_commands.train(setting.folder, quick=setting.quick)
+
+
+def _tests(setting: Setting) -> Any:
+    from tests.bench import gpu_commands
+
+    return gpu_commands.tests(quick=setting.quick)
+
+
+def _demo(setting: Setting) -> Any:
+    _need_cuda("the demo on a device")
+    from tests.bench import gpu_commands
+
+    return gpu_commands.demo(setting.folder)
 
 
 def _need_cuda(what: str) -> None:
@@ -135,16 +195,26 @@ SECTIONS: dict[str, Section] = {
     "ceiling": Section(_ceiling),
     "linear": Section(_linear),
     "lora": Section(_lora),
+    "elementwise": Section(_elementwise),
     "attention": Section(_attention),
     "sampler": Section(_sampler),
     "flashinfer": Section(_flashinfer),
     "nf4_table": Section(_nf4),
-    # 16 GB are drawn, written and hashed once.
+    # 16 GB are drawn, written and hashed once, and 64 adapters.
     "disk": Section(_disk, 300),
-    "decode_torch": Section(_decode("torch")),
-    "decode_triton": Section(_decode("triton")),
-    "decode_graphs": Section(_decode("triton", cuda_graphs=True)),
-    "decode_nf4_table": Section(_decode("triton", own_table=True)),
-    "decode_flashinfer": Section(_decode("triton", cuda_graphs=True, attention="flashinfer")),
-    "transfers": Section(_transfers),
+    # Those from here on read 16 GB, quantize them and compile.
+    "decode_torch": Section(_decode("torch"), 240),
+    "decode_triton": Section(_decode("triton"), 240),
+    "decode_graphs": Section(_decode("triton", cuda_graphs=True), 240),
+    "decode_nf4_table": Section(_decode("triton", own_table=True), 240),
+    "decode_flashinfer": Section(_decode("triton", cuda_graphs=True, attention="flashinfer"), 240),
+    "prefill": Section(_prefill),
+    "transfers": Section(_transfers, 180),
+    # Two engines, and some 300 adapters that are read.
+    "registered": Section(_registered, 300),
+    # Three times the base, and 32 adapters by PEFT.
+    "peft": Section(_peft, 420),
+    "train": Section(_train, 180),
+    "tests": Section(_tests, 900),
+    "demo": Section(_demo, 900),
 }

@@ -27,22 +27,32 @@ class Baseline:
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
         self._attention: dict[str, str] = {}
+        self._device = "cpu"
 
     def load(
-        self, base: str, adapters: Mapping[str, str], trial: list[list[int]], nf4: bool
+        self,
+        base: str,
+        adapters: Mapping[str, str],
+        trial: list[list[int]],
+        nf4: bool,
+        device: str = "cpu",
     ) -> Answer:
-        """Load base and adapters (directory by name), and choose each one's attention.
+        """Load base and adapters (directory by name) on `device`, and choose each one's attention.
 
         With `nf4` the base is quantized, and runs as bitsandbytes runs it.
         """
-        self._models["base"] = _load(base, nf4)
+        self._device = device
+        self._models["base"] = _load(base, nf4, device)
         trial_s = self._choose("base", trial, ())
         adapted: Any = None
         for name, directory in adapters.items():
             if adapted is None:
                 # As saved: by default PEFT would compute the updates of a bf16 base in fp32.
                 adapted = PeftModel.from_pretrained(
-                    _load(base, nf4), directory, adapter_name=name, autocast_adapter_dtype=False
+                    _load(base, nf4, device),
+                    directory,
+                    adapter_name=name,
+                    autocast_adapter_dtype=False,
                 )
             else:
                 adapted.load_adapter(directory, adapter_name=name, autocast_adapter_dtype=False)
@@ -76,7 +86,7 @@ class Baseline:
             options["adapter_names"] = [name or "__base__" for name in adapter_names]
         begin = time.perf_counter()
         cache = DynamicCache(config=model.config)
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=self._device)
         generated = []
         for _ in range(num_tokens):
             logits = model(
@@ -92,7 +102,7 @@ class Baseline:
         return {"passes_per_s": linear_rate([(out, into) for out, into in shapes], rows)}
 
 
-def _load(directory: str, nf4: bool) -> Any:
+def _load(directory: str, nf4: bool, device: str) -> Any:
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -103,6 +113,7 @@ def _load(directory: str, nf4: bool) -> Any:
         Path(directory),
         dtype=torch.bfloat16,
         local_files_only=True,
+        device_map=None if device == "cpu" else {"": device},
         quantization_config=quantization if nf4 else None,
     )
     return model.eval()

@@ -50,7 +50,7 @@ class Registry:
         patterns = [self.directories[name] for name in self.loaded]
         count = self.num_registered - len(self.directories)
         for i in range(count):
-            _link(patterns[i % len(patterns)], self.store, f"linked-{i:05}")
+            link(patterns[i % len(patterns)], self.store, f"linked-{i:05}")
         return count
 
     def drop_page_cache(self, names: Sequence[str]) -> None:
@@ -58,7 +58,8 @@ class Registry:
         drop_page_cache(path for name in names for path in self.directories[name].iterdir())
 
 
-def _link(source: Path, store: Path, name: str) -> None:
+def link(source: Path, store: Path, name: str) -> None:
+    """Register a published adapter once more under `name`, with the same files."""
     directory = store / name / source.name
     directory.mkdir(parents=True)
     for path in source.iterdir():

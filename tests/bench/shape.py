@@ -7,7 +7,7 @@ on what was learned, so nothing has to be downloaded.
 import os
 import random
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from understudy.artifact import Manifest, base_fingerprint, seal
 from understudy.store import version_of
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = LINEARS[:4]
 RANKS = (8, 16, 32, 16)
 """Ranks of the adapters, in turn."""
 MANY_RANK = 8
@@ -51,13 +52,40 @@ class Shape:
         return {**found, "down_proj": (self.hidden, self.intermediate)}
 
     @property
+    def head_dim(self) -> int:
+        """Of queries, keys and values."""
+        return self.hidden // self.heads
+
+    @property
+    def products(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """(outs, in) of each product of a layer: linears that read the same share one."""
+        shapes = self.linears
+        groups = {
+            "qkv": LINEARS[:3], "o": LINEARS[3:4], "gate_up": LINEARS[4:6], "down": LINEARS[6:]
+        }  # fmt: skip
+        return {
+            name: (tuple(shapes[member][0] for member in members), shapes[members[0]][1])
+            for name, members in groups.items()
+        }
+
+    @property
     def linear_bytes(self) -> int:
         """The linears of all layers in bf16: what nf4 quantizes."""
         return 2 * self.layers * sum(out * into for out, into in self.linears.values())
 
-    def lora_bytes(self, rank: int) -> int:
-        """A LoRA on all seven linears in bf16."""
-        return 2 * rank * self.layers * sum(out + into for out, into in self.linears.values())
+    def lora_bytes(self, rank: int, linears: Sequence[str] = LINEARS) -> int:
+        """A LoRA on these linears of every layer in bf16."""
+        shapes = (self.linears[name] for name in linears)
+        return 2 * rank * self.layers * sum(out + into for out, into in shapes)
+
+    def step_bytes(self, rows: int, positions: float) -> float:
+        """What a decode step of `rows` sequences has to move, each with `positions` in the cache:
+        linears in NF4 with a float32 scale for 64 weights, norms and head in bf16, the cache in
+        bf16 read, and a position of it written. Activations are left out: a step can keep them."""
+        weights = self.linear_bytes / 2 * (0.5 + 4 / 64)
+        weights += 2 * self.hidden * (2 * self.layers + 1 + self.vocab + rows)
+        position_bytes = 2 * 2 * self.layers * self.kv_heads * self.head_dim
+        return weights + rows * (positions + 1) * position_bytes
 
 
 FULL = Shape(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, vocab=49152)
@@ -122,16 +150,17 @@ class AdapterWriter:
         # Drawing each adapter's millions of values anew would take longer than all else.
         self._pool = torch.randn(1 << 22, generator=generator)
 
-    def lora(self, name: str, rank: int, seed: int) -> Path:
-        """A LoRA on all seven linears, scaled by 1; returns its directory."""
+    def lora(self, name: str, rank: int, seed: int, linears: Sequence[str] = LINEARS) -> Path:
+        """A LoRA on these linears, scaled by 1; returns its directory."""
         config = peft.LoraConfig(
-            r=rank, lora_alpha=rank, target_modules=list(LINEARS), task_type="CAUSAL_LM"
+            r=rank, lora_alpha=rank, target_modules=list(linears), task_type="CAUSAL_LM"
         )
         tensors = {}
         values = self._values(seed)
         for layer in range(self._shape.layers):
-            for linear, (out, into) in self._shape.linears.items():
-                block = "self_attn" if linear in LINEARS[:4] else "mlp"
+            for linear in linears:
+                out, into = self._shape.linears[linear]
+                block = "self_attn" if linear in ATTENTION else "mlp"
                 where = f"base_model.model.model.layers.{layer}.{block}.{linear}"
                 a = values.take(rank, into) * into**-0.5
                 b = values.take(out, rank) * _B_STD
