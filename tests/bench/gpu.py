@@ -1,9 +1,9 @@
 """What one CUDA device gives: its ceilings, Triton's kernels against them, and decode steps.
 
 A Llama-3-8B's shape with random weights, in NF4, computing in bf16. Each section is a process of
-its own with a time limit (five times as long off CUDA); it prints one JSON line and appends it to DIR/results.jsonl. What
-succeeded there on this device is not run again, what failed is. Nothing is compared with a number
-taken elsewhere.
+its own with a time limit, five times as long off CUDA; it prints one JSON line and appends it to
+DIR/results.jsonl. What succeeded there on this device is not run again, what failed is. Nothing is
+compared with a number taken elsewhere.
 
 Exit codes: 0 every section that was asked for has run, now or before; 1 one failed (its line has
 the `error`, DIR/logs the rest); 2 wrong arguments.
