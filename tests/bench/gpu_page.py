@@ -55,8 +55,10 @@ def _lines(latest: Mapping[str, Line]) -> Iterator[str]:
     if steps:
         yield from ("", *markdown(_STEP_HEADS, [_step(name, row) for name, row in steps]))
     launches = [
-        (name, str(row["batch"]), str(row["adapters"]), f"{row['kernels']:.0f}",
-         f"{row['copies']:.0f}")
+        (
+            name.removeprefix("decode_"), str(row["batch"]), str(row["adapters"]),
+            f"{row['kernels']:.0f}", f"{row['copies']:.0f}",
+        )
         for name, value in found.items()
         if name.startswith("decode_")
         for row in value["launches"]
