@@ -123,7 +123,8 @@ def make_adapter(
             base_name=base.name,
             base_architecture=architecture,
             quantization="nf4",
-            rank=getattr(config, "r", 0),
+            # With a pattern PEFT's configuration does not tell which one is the largest.
+            rank=0 if getattr(config, "rank_pattern", None) else getattr(config, "r", 0),
             num_virtual_tokens=getattr(config, "num_virtual_tokens", 0) or 0,
             prompt_template=TEMPLATE,
             labels=list(labels),

@@ -14,6 +14,9 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+# Of a float32 number, relative to the largest of its row.
+_LAST_BITS = 1e-6
+
 
 @dataclass(frozen=True)
 class Solo:
@@ -62,8 +65,14 @@ def load(
         for module in model.modules():
             if isinstance(module, Linear8bitLt):
                 module.register_forward_pre_hook(_keep_int8)
+        if model.active_peft_config.peft_type == peft.PeftType.MULTITASK_PROMPT_TUNING:
+            model.register_forward_pre_hook(_tell_the_only_task, with_kwargs=True)
     assert isinstance(model, torch.nn.Module)
     return model.eval()
+
+
+def _tell_the_only_task(_: Any, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**inputs, "task_ids": torch.zeros(1, dtype=torch.long)}
 
 
 def _keep_int8(module: Any, _: Any) -> None:
@@ -84,3 +93,42 @@ def greedy(
         rows.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1])
         ids.append(int(rows[-1].argmax()))
     return Solo(tuple(ids[len(prompt) :]), torch.stack(rows))
+
+
+@torch.inference_mode()
+def rows(model: torch.nn.Module, ids: tuple[int, ...], count: int) -> torch.Tensor:
+    """Log-probabilities [count, vocabulary] behind the last `count` of `ids`; a classifier's logits
+    [1, labels]."""
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return logits.unsqueeze(0) if logits.dim() == 1 else logits[-count:].log_softmax(-1)
+
+
+def distances(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of each row, relative to the expected one's norm."""
+    relative: torch.Tensor = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    return relative
+
+
+def moves(model: torch.nn.Module, ids: tuple[int, ...], count: int, bound: float) -> bool:
+    """Whether noise in the last bits of what int8 linears read moves one of `rows` by more than
+    `bound`."""
+    steady = rows(model, ids, count)
+    generator = torch.Generator().manual_seed(0)
+
+    def disturb(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        x = inputs[0]
+        noise = torch.randn(x.shape, generator=generator) * x.abs().amax(-1, keepdim=True)
+        return (x + _LAST_BITS * noise,)
+
+    hooks = [
+        module.register_forward_pre_hook(disturb)
+        for module in model.modules()
+        if isinstance(module, Linear8bitLt)
+    ]
+    try:
+        return any(
+            float(distances(rows(model, ids, count), steady).max()) > bound for _ in range(8)
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -10,8 +10,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from server.adapters.artifact import AdapterVersion, ArtifactLimits, load_artifact
-from server.adapters.weights import AdapterWeights
 from server.config import EngineConfig
 from server.engine.limits import check_request
 from server.errors import InvalidRequestError
@@ -19,12 +17,10 @@ from server.models.loader import LoadedBase, load_base
 from server.types import FinishedSample, FinishReason
 from tests.server.engine import oracle
 from tests.server.engine.added import COMET, MOON, ZEBRA, make_added
-from tests.server.engine.harness import Driver, HeldAdapter
-from tests.server.engine.kinds import MAX_TOKENS, TOLERANCE, difference, load_kernels
+from tests.server.engine.harness import Driver
+from tests.server.engine.kinds import check_against_peft, hold, load_kernels, vocabulary_size
 from tests.server.engine.small_bases import BASES
 from tests.tiny import make_adapter, make_model
-
-_LIMITS = ArtifactLimits(max_bytes=1 << 24, max_lora_rank=16, max_host_bytes=1 << 26)
 
 
 def _lora(**options: Any) -> peft.LoraConfig:
@@ -76,52 +72,15 @@ def llama(made: Any) -> tuple[Made, LoadedBase]:
     return made("llama"), load_base(made("llama").base, quantization="none", deterministic=True)
 
 
-def _load(base: LoadedBase, path: Path) -> AdapterVersion:
-    return load_artifact(path, base.info, _LIMITS, path.name)
-
-
-def _held(base: LoadedBase, path: Path) -> HeldAdapter:
-    return HeldAdapter(path.name, _load(base, path).weights)
-
-
-def _size(base: LoadedBase, held: HeldAdapter | None) -> int:
-    weights = held.weights if held is not None else None
-    own = weights.vocabulary if isinstance(weights, AdapterWeights) else None
-    return base.info.vocab_size if own is None else own.num_tokens
-
-
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "gemma2"])
 @pytest.mark.parametrize(
-    ("kernels", "quantization"), [("deterministic", "none"), ("native", "nf4"), ("torch", "nf4")]
+    ("kernels", "quantization"), [("deterministic", "none"), ("native", "nf4"), ("torch", "int8")]
 )
 def test_against_peft(made: Any, name: str, kernels: str, quantization: str) -> None:
     tiny = made(name)
     base = load_kernels(tiny.base, quantization, kernels)
-    driver = Driver(
-        base, max_batch_size=16, max_step_tokens=17, deterministic=base.info.deterministic
-    )
-    paths: dict[str | None, Path | None] = {None: None, "plain": tiny.plain, **tiny.adapters}
-    held = {key: None if path is None else _held(base, path) for key, path in paths.items()}
-    generator = random.Random(5)
-    jobs = []
-    for key, adapter in held.items():
-        size = _size(base, adapter)
-        prompt = [generator.randrange(1, size) for _ in range(11)]
-        if size > 320:
-            prompt[3], prompt[10] = 320, size - 1
-        inbox = driver.add(prompt, adapter, max_tokens=MAX_TOKENS, num_logprobs=size)
-        jobs.append((key, tuple(prompt), inbox))
-        driver.step()
-    driver.run()
-    for key, prompt, inbox in jobs:
-        path = paths[key]
-        size = _size(base, held[key])
-        resized = size if size > 320 else None
-        model = oracle.load(tiny.base, quantization, path, num_tokens=resized)
-        solo = oracle.greedy(model, prompt, MAX_TOKENS)
-        assert solo.logits.shape[1] == size
-        assert inbox.finished.token_ids == solo.token_ids, key
-        assert difference(inbox.finished, solo) <= TOLERANCE[quantization], key
+    adapters = {"plain": tiny.plain, **tiny.adapters}
+    check_against_peft(base, tiny.base, adapters, step_tokens=17, prompts_each=1)
 
 
 def _run(made: Made, base: LoadedBase, key: str | None, **options: Any) -> FinishedSample:
@@ -131,7 +90,7 @@ def _run(made: Made, base: LoadedBase, key: str | None, **options: Any) -> Finis
 
 
 def _add(driver: Driver, base: LoadedBase, path: Path | None, **options: Any) -> FinishedSample:
-    held = None if path is None else _held(base, path)
+    held = None if path is None else hold(path.name, path, base)
     inbox = driver.add(options.pop("prompt", (5, 9, 40)), held, **options)
     driver.run()
     return inbox.finished
@@ -143,11 +102,11 @@ def test_bits_do_not_depend_on_the_mixture(made: Any, name: str) -> None:
     base = load_base(tiny.base, quantization="nf4", deterministic=True)
     generator = random.Random(3)
     paths = [None, tiny.plain, *tiny.adapters.values()]
-    held = [None if path is None else _held(base, path) for path in paths]
+    held = [None if path is None else hold(path.name, path, base) for path in paths]
     jobs = []
     for i in range(18):
         adapter = held[i % len(held)]
-        size = _size(base, adapter)
+        size = vocabulary_size(base, adapter)
         prompt = [generator.randrange(1, size) for _ in range(generator.choice([1, 7, 33, 60]))]
         options = {"max_tokens": 9, "num_logprobs": 4, "num_prompt_logprobs": 2}
         options |= {"temperature": 0.8, "seed": i, "repetition_penalty": 1.2} if i % 2 else {}
@@ -208,7 +167,7 @@ def test_scores_of_added_tokens(llama: tuple[Made, LoadedBase]) -> None:
     path = tiny.adapters["tokens"]
     driver = Driver(base, deterministic=True)
     continuations = ((321, 7, 322), (5, 320))
-    inbox = driver.add((9, 322, 4), _held(base, path), continuations=continuations)
+    inbox = driver.add((9, 322, 4), hold(path.name, path, base), continuations=continuations)
     bare = driver.add((9, 31, 4), None, continuations=((8, 9),))
     driver.run()
     model = oracle.load(tiny.base, "none", path, num_tokens=323)
@@ -224,7 +183,7 @@ def test_scores_of_added_tokens(llama: tuple[Made, LoadedBase]) -> None:
 def test_the_tokenizer_is_transformers_own(llama: tuple[Made, LoadedBase]) -> None:
     tiny, base = llama
     path = tiny.adapters["resized"]
-    own = _load(base, path).weights.vocabulary
+    own = hold(path.name, path, base).weights.vocabulary
     assert own is not None
     expected = AutoTokenizer.from_pretrained(path)
     generator = random.Random(1)
@@ -252,7 +211,7 @@ def test_requests_that_cannot_run(
 ) -> None:
     tiny, base = llama
     driver = Driver(base, deterministic=True)
-    held = _held(base, tiny.adapters["resized"])
+    held = hold("resized", tiny.adapters["resized"], base)
     request = driver.request(options.pop("prompt", (5,)), held, **options)
     with pytest.raises(InvalidRequestError) as caught:
         check_request(request, base.info, EngineConfig(), 512)

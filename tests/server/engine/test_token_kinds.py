@@ -78,6 +78,8 @@ _GPT2: dict[str, peft.PeftConfig] = {
 }
 _SOME = ("lora", "prompt", "ln_tuning", "saved_tied", "lora_tied", "dora_both", "tokens")
 
+_QUANTIZED = (*_SOME, "saved_norms", "trainable_tokens", "trainable_tokens_head", "ia3_head")
+
 
 def _make(root: Path, name: str) -> Tiny:
     base = make_model(root / "base", BASES[name])
@@ -119,8 +121,9 @@ def test_every_kind(made: dict[str, Tiny], name: str, kernels: str, step_tokens:
 @pytest.mark.parametrize("kernels", ["deterministic", "native"])
 def test_a_quantized_base(made: dict[str, Tiny], quantization: str, kernels: str) -> None:
     tiny = made["llama_tied"]
-    adapters = {name: tiny.adapters[name] for name in _SOME}
-    check_against_peft(load_kernels(tiny.base, quantization, kernels), tiny.base, adapters)
+    adapters = {name: tiny.adapters[name] for name in _QUANTIZED}
+    base = load_kernels(tiny.base, quantization, kernels)
+    check_against_peft(base, tiny.base, adapters, prompts_each=1)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "gemma2", "gpt2"])
@@ -133,13 +136,18 @@ def test_architectures(made: dict[str, Tiny], name: str, kernels: str) -> None:
     check_against_peft(base, tiny.base, adapters, step_tokens=17, prompts_each=1)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_configurations(made: dict[str, Tiny], tmp_path: Path, seed: int) -> None:
-    generator = random.Random(seed)
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_configurations(
+    made: dict[str, Tiny], tmp_path: Path, seed: int, quantization: str
+) -> None:
+    generator = random.Random(f"{quantization} {seed}")
     name = generator.choice(["llama", "llama_tied", "qwen3", "gemma3"])
     tied = name != "llama"
     configs = {f"a{i}": _random(generator, tied) for i in range(4)}
-    base = load_kernels(made[name].base, "none", generator.choice(["deterministic", "native"]))
+    base = load_kernels(
+        made[name].base, quantization, generator.choice(["deterministic", "native"])
+    )
     adapters = _adapters(tmp_path, made[name].base, configs)
     check_against_peft(
         base, made[name].base, adapters, step_tokens=generator.choice([7, 512]), prompts_each=1
