@@ -4,19 +4,36 @@ import random
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
 from server.kernels import load_native
 from server.models.loader import LoadedBase, load_base
-from server.types import FinishedSample
 from tests.server.engine import oracle
+from tests.server.engine.added import make_added
 from tests.server.engine.conftest import Tiny
 from tests.server.engine.harness import Driver, HeldAdapter, read_adapter
+from tests.server.engine.kinds import check_against_peft, check_answers, hold, load_kernels
+from tests.tiny import make_adapter
 
-_MAX_TOKENS = 12
-# Largest difference of a step's log-probabilities, relative to their size.
-_TOLERANCE = {"none": 1e-5, "nf4": 1e-5, "int8": 1e-3}
+_TASK = {"task_type": "CAUSAL_LM"}
+# Beside those of `tiny`.
+_MORE: dict[str, peft.PeftConfig] = {
+    "lora_bias": peft.LoraConfig(r=2, lora_bias=True, target_modules=["o_proj"], **_TASK),
+    "own_rows": peft.TrainableTokensConfig(token_indices=[9, 300, 14], **_TASK),
+    "multitask": peft.MultitaskPromptTuningConfig(
+        num_virtual_tokens=4, num_ranks=2, num_tasks=1, **_TASK
+    ),
+    "classifier": peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS"),
+    "soft_classifier": peft.PromptTuningConfig(num_virtual_tokens=6, task_type="SEQ_CLS"),
+}
+# PEFT has no copies of a quantized linear to train.
+_DENSE_ONLY: dict[str, peft.PeftConfig] = {
+    "saved": peft.LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["down_proj"], **_TASK
+    ),
+}
 
 
 def _prompts(vocab_size: int, count: int, seed: int) -> list[tuple[int, ...]]:
@@ -28,53 +45,56 @@ def _prompts(vocab_size: int, count: int, seed: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _difference(finished: FinishedSample, solo: oracle.Solo) -> float:
-    expected = solo.logits.log_softmax(-1)
-    got = torch.empty_like(expected)
-    for row, entry in zip(got, finished.logprobs, strict=True):
-        for top in entry.top:
-            row[top.token_id] = top.logprob
-    return float(((got - expected).norm(dim=1) / expected.norm(dim=1)).max())
+@pytest.fixture(scope="module")
+def adapters(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One of every kind."""
+    root = tmp_path_factory.mktemp("kinds")
+    made = {
+        name: make_adapter(tiny.base, root / name, config, name=name, seed=seed)
+        for seed, (name, config) in enumerate((_MORE | _DENSE_ONLY).items())
+    }
+    lora = peft.LoraConfig(r=3, target_modules=["q_proj", "down_proj"], **_TASK)
+    made["added"] = make_added(tiny.base, root / "added", lora, name="added")
+    return tiny.adapters | made
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize(
-    ("kernels", "step_tokens"), [("deterministic", 512), ("deterministic", 13), ("native", 512),
-                                 ("native", 13), ("torch", 512)],
-)  # fmt: skip
-def test_mixed_batch_equals_solo(
-    tiny: Tiny, quantization: str, kernels: str, step_tokens: int
+    ("kernels", "step_tokens"), [("deterministic", 13), ("native", 512), ("torch", 512)]
+)
+def test_every_kind_in_one_batch(
+    tiny: Tiny, adapters: dict[str, Path], quantization: str, kernels: str, step_tokens: int
 ) -> None:
-    deterministic = kernels == "deterministic"
-    base = _load(tiny, kernels, quantization=quantization, int8_threshold=0.0)
-    driver = Driver(
-        base, max_batch_size=16, max_step_tokens=step_tokens, deterministic=deterministic
+    base = load_kernels(tiny.base, quantization, kernels)
+    missing = _DENSE_ONLY.keys() if quantization != "none" else ()
+    wanted = {name: path for name, path in adapters.items() if name not in missing}
+    check_against_peft(base, tiny.base, wanted, step_tokens=step_tokens)
+
+
+def test_int8_at_the_default_threshold(tiny: Tiny, adapters: dict[str, Path]) -> None:
+    """Each prompt alone in a step: what its neighbours hold may change a row there."""
+    base = load_base(tiny.base, quantization="int8", kernels="torch")
+    assert base.info.int8_threshold == 6.0
+    driver = Driver(base, prefix_cache=False)
+    prompts = _prompts(base.info.vocab_size, 8, seed=3)
+    with_outliers, without = (oracle.load(tiny.base, "int8", None, t) for t in (6.0, 0.0))
+    assert any(
+        not torch.equal(oracle.rows(with_outliers, prompt, 1), oracle.rows(without, prompt, 1))
+        for prompt in prompts
     )
-    names: list[str | None] = [None, *tiny.adapters]
-    prompts = _prompts(base.info.vocab_size, 2 * len(names), seed=1)
-    held = {
-        name: HeldAdapter(name, read_adapter(path, base.info))
-        for name, path in tiny.adapters.items()
-    }
-    jobs = [(names[i % len(names)], prompt) for i, prompt in enumerate(prompts)]
-    inboxes = []
-    for name, prompt in jobs:
-        adapter = held[name] if name else None
-        inboxes.append(
-            driver.add(prompt, adapter, max_tokens=_MAX_TOKENS, num_logprobs=base.info.vocab_size)
-        )
-        driver.step()
-    driver.run()
-    assert max(step.num_sequences for step in driver.metrics.steps) >= 6
-    for name in names:
-        model = oracle.load(
-            tiny.base, quantization, tiny.adapters[name] if name else None, int8_threshold=0.0
-        )
-        for (job_name, prompt), inbox in zip(jobs, inboxes, strict=True):
-            if job_name == name:
-                solo = oracle.greedy(model, prompt, _MAX_TOKENS)
-                assert inbox.finished.token_ids == solo.token_ids, (name, len(prompt))
-                assert _difference(inbox.finished, solo) <= _TOLERANCE[quantization]
+    num_moved = 0
+    for name in (None, "wide", "dora", "ia3", "tuned", "words", "prompt", "prefix", "classifier"):
+        path = None if name is None else adapters[name]
+        held = None if name is None or path is None else hold(name, path, base)
+        options: dict[str, Any] = {"max_tokens": 1, "num_logprobs": base.info.vocab_size}
+        if name == "classifier":
+            options = {"classify": True}
+        jobs = []
+        for prompt in prompts:
+            jobs.append((prompt, driver.add(prompt, held, **options)))
+            driver.run()
+        num_moved += check_answers(base, tiny.base, path, held, jobs, max_tokens=1)
+    assert num_moved <= 2
 
 
 @pytest.mark.parametrize("weight_form", ["nf4_packed", "nf4_held"])
@@ -105,8 +125,6 @@ def test_native_bfloat16_is_as_close_to_float32_as_torchs(tiny: Tiny, weight_for
 def _load(tiny: Tiny, kernels: str, **options: Any) -> LoadedBase:
     if kernels == "native" and load_native() is None:
         pytest.skip("the native kernels were not compiled, or not for this CPU")
-    if kernels == "deterministic":
-        return load_base(tiny.base, deterministic=True, **options)
     base = load_base(tiny.base, kernels=kernels, **options)
     assert (base.kernels is not None) == (kernels == "native")
     return base
