@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from server.models.loader import LoadedBase, load_base
+from tests.server.engine.kinds import hold
 from tests.tiny import make_adapter, make_base
 from trainer.__main__ import main
 from trainer.combine import RECIPES
@@ -42,6 +44,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("combine") / "base")
+
+
+@pytest.fixture(scope="module")
+def served(base: Path) -> LoadedBase:
+    return load_base(base, quantization="none")
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +118,27 @@ def test_a_sum_computes_what_its_parts_do(
     assert str(base.parent) not in "".join(p.read_text() for p in folder.glob("*.json"))
 
 
+@torch.no_grad()
+def _peft_logits(base: Path, parts: list[Path], seed: int, **recipe: Any) -> torch.Tensor:
+    """Logits of PEFT's own combination on the base, as its users make it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    model = peft.PeftModel.from_pretrained(model, str(parts[0]), adapter_name="first")
+    model.load_adapter(str(parts[1]), adapter_name="second")
+    torch.manual_seed(seed)
+    model.add_weighted_adapter(["first", "second"], [0.5, 0.7], "both", **recipe)
+    model.set_adapter("both")
+    found: torch.Tensor = model.eval()(input_ids=torch.tensor([[5, 77, 140, 9]])).logits
+    return found
+
+
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r != "sum"])
-def test_recipes(capsys: pytest.CaptureFixture[str], base: Path, store: Path, recipe: str) -> None:
+def test_recipes(
+    capsys: pytest.CaptureFixture[str],
+    base: Path,
+    store: Path,
+    served: LoadedBase,
+    recipe: str,
+) -> None:
     density = [] if recipe in ("svd", "linear") else ["--density", "0.5"]
     rank = ["--rank", "3"] if recipe.endswith("svd") else []
     arguments = ["r", "--adapters", "a=0.5", "b=0.7", "--base", base, "--store", store]
@@ -127,7 +153,20 @@ def test_recipes(capsys: pytest.CaptureFixture[str], base: Path, store: Path, re
     assert (runs[0]["version"] != runs[2]["version"]) == ("dare" in recipe)
     assert runs[0]["rank"] == (3 if rank else 4)
     assert 0 < runs[0]["relative_difference_from_sum"] < 2
-    verify(_folder(store, runs[0]))
+    parts = [store / name / (store / name / "latest").read_text().strip() for name in ("a", "b")]
+    for seed, run in ((1, runs[0]), (2, runs[2])):
+        folder = _folder(store, run)
+        verify(folder)
+        expected = _peft_logits(
+            base,
+            parts,
+            seed,
+            combination_type=recipe,
+            density=0.5 if density else None,
+            svd_rank=3 if rank else None,
+        )
+        assert (_logits(base, folder) - expected).norm() <= 1e-5 * expected.norm()
+        assert hold("r", folder, served).weights.rank == run["rank"]
 
 
 def test_full_rank_svd_is_the_sum(
