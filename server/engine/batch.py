@@ -10,11 +10,10 @@ import torch
 
 from server.engine.sequence import Chunk
 from server.errors import StartupError
+from server.kernels import to_device
 
 # Chunks of up to this many rows run as single queries, all sequences at once.
 _SHORT_ROWS = 8
-# 16 bytes.
-_ALIGNED = 2
 
 
 @dataclass(frozen=True)
@@ -104,31 +103,6 @@ class Batch:
             state_rows=state_rows,
             virtual=None if virtual is None else (virtual_rows, virtual[1]),
         )
-
-
-def to_device(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """int64 `tensors` of the host on `device`, by one copy that nobody waits for."""
-    if device.type == "cpu":
-        return list(tensors)
-    # Pinned memory goes to nobody before the copy is done.
-    row = join(tensors, pin_memory=device.type == "cuda")
-    return part(row.to(device, non_blocking=True), [tensor.shape for tensor in tensors])
-
-
-def join(tensors: Seq[torch.Tensor], *, pin_memory: bool) -> torch.Tensor:
-    """int64 `tensors` in a row [n] of host memory, each from a multiple of 16 bytes on: kernels are
-    compiled anew for addresses that are none."""
-    sizes = [round_up(tensor.numel(), _ALIGNED) for tensor in tensors]
-    row = torch.zeros(sum(sizes), dtype=torch.int64, pin_memory=pin_memory)
-    for piece, tensor in zip(row.split(sizes), tensors, strict=True):
-        piece[: tensor.numel()] = tensor.reshape(-1)
-    return row
-
-
-def part(row: torch.Tensor, shapes: Seq[torch.Size]) -> list[torch.Tensor]:
-    """The tensors of these shapes that `join` has put into a row: views of it."""
-    pieces = row.split([round_up(shape.numel(), _ALIGNED) for shape in shapes])
-    return [piece[: shape.numel()].view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def round_up(value: int, multiple: int) -> int:

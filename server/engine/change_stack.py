@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from server.engine.placing import PlacedAdapter
-from server.kernels import Affine, ChangeStep, Norm
+from server.kernels import Affine, ChangeStep, Norm, to_device
 
 
 class ChangeStacker:
@@ -50,7 +50,7 @@ class ChangeStacker:
             index[start:stop] = places[placed]
         return ChangeStep(
             tuple((slice(start, stop), p.changes) for p, start, stop in runs if p.changes),
-            index.to(self._device),
+            to_device(self._device, index)[0],
             self._affine,
             self._norms,
             self._row_multiple,

@@ -12,6 +12,7 @@ from server.kernels import (
     LoraSegment,
     LoraStep,
     MaskedLora,
+    to_device,
 )
 
 # Up to this many adapters, a pair of products each is cheaper than stacking them.
@@ -122,10 +123,14 @@ class LoraStacker:
         if self._last is not None and self._last[0] == owners:
             return self._last[1]
         first = adapters.index(distinct[0])
-        row_owner = torch.tensor(owners[first:], device=self._device).unsqueeze(1)
+        row_owner, *layouts = to_device(
+            self._device,
+            torch.tensor(owners[first:]),
+            *(torch.tensor(layout) for layout in self._layouts),
+        )
         foreign = {}
-        for layout, groups in self._layouts.items():
-            mask = row_owner != torch.tensor(layout, device=self._device)
+        for layout, groups in zip(layouts, self._layouts.values(), strict=True):
+            mask = row_owner.unsqueeze(1) != layout
             foreign.update(dict.fromkeys(groups, mask))
         masked = MaskedLora(slice(first, len(owners)), self._groups, foreign)
         self._last = (owners, masked)

@@ -2,7 +2,7 @@
 
 import torch
 
-from server.engine.batch import Batch, Layout, block_tables, row_tables, seen_blocks, to_device
+from server.engine.batch import Batch, Layout, block_tables, row_tables, seen_blocks
 from server.engine.change_stack import ChangeStacker
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.kv_cache import NULL_BLOCK, KVCache
@@ -16,6 +16,7 @@ from server.kernels import (
     PlannedAttention,
     ShortRows,
     page_plan,
+    to_device,
 )
 from server.models.loader import LoadedBase
 
@@ -140,27 +141,40 @@ class Runner:
                 return ()
             tables, lengths = row_tables(chunks, self._layout.block_size)
             return (ShortRows(None, *to_device(device, tables, lengths)),)
-        return tuple(
-            ShortRows(
-                None if rows is None else torch.tensor(rows, device=device),
-                torch.from_numpy(tables).to(device),
-                torch.tensor(lengths, device=device),
+        buckets = block_tables(chunks, self._layout)
+        moved = iter(
+            to_device(
+                device,
+                *(
+                    tensor
+                    for rows, tables, lengths in buckets
+                    for tensor in (
+                        torch.tensor(rows or [], dtype=torch.int64),
+                        torch.from_numpy(tables),
+                        torch.tensor(lengths),
+                    )
+                ),
             )
-            for rows, tables, lengths in block_tables(chunks, self._layout)
+        )
+        return tuple(
+            ShortRows(None if rows is None else own, tables, lengths)
+            for (rows, _, _), own, tables, lengths in zip(buckets, moved, moved, moved, strict=True)
         )
 
     def _long_chunks(self, batch: Batch) -> list[LongChunk]:
         layout = self._layout
-        long = []
+        parts: list[tuple[slice, int]] = []
+        tables: list[torch.Tensor] = []
         row = batch.num_short_rows
         for chunk in batch.chunks[batch.num_short_chunks :]:
             for start, end in layout.split(chunk.start, chunk.start + chunk.count):
                 blocks = chunk.sequence.blocks[: -(-end // layout.block_size)]
                 blocks += [NULL_BLOCK] * (layout.num_blocks(end) - len(blocks))
-                table = torch.tensor(blocks, device=self._base.device)
-                long.append(LongChunk(slice(row, row + end - start), start, table))
+                tables.append(torch.tensor(blocks))
+                parts.append((slice(row, row + end - start), start))
                 row += end - start
-        return long
+        moved = to_device(self._base.device, *tables)
+        return [LongChunk(*part, table) for part, table in zip(parts, moved, strict=True)]
 
 
 def _adapters(

@@ -41,7 +41,9 @@ from server.kernels.sampling import (
     Sampler,
     factor_of,
     max_distance,
+    warm_up,
 )
+from server.kernels.transfer import to_device
 
 __all__ = [
     "FIELDS",
@@ -83,6 +85,8 @@ __all__ = [
     "max_distance",
     "page_plan",
     "paged_attention",
+    "to_device",
+    "warm_up",
 ]
 
 

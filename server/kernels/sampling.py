@@ -74,6 +74,25 @@ class Sampler(Protocol):
         `draws.max_top` up to `MAX_TOP` and V up to `MAX_VOCABULARY`."""
 
 
+def warm_up(sampler: Sampler, logits: torch.Tensor) -> None:
+    """Draws from the first row of `logits` [N, V] without other log-probabilities and with most:
+    what is compiled when it first runs is compiled now, and not while requests wait."""
+    size = logits.shape[1]
+    if size > MAX_VOCABULARY:
+        return
+    for num_top in (0, MAX_TOP):
+        sampler(
+            logits[:1],
+            Draws(
+                np.zeros((1, 4)),
+                np.array([[size, NO_MIN_P, num_top, -1, 0, 0, 0, 0, 0]]),
+                np.empty(0, np.int32),
+                np.empty(0, np.float32),
+                np.empty((0, -(-size // 8)), np.uint8),
+            ),
+        )
+
+
 def factor_of(temperature: float) -> float:
     """log2(e) / temperature: what a distance of logits is multiplied with."""
     return min(float(np.log2(np.e)) / max(float(np.float32(temperature)), 1e-300), 1e300)

@@ -60,7 +60,7 @@ def triton_attention(
     )  # fmt: skip
     _join[num_rows, num_heads](
         parts, largest, sums, lengths, out, out.stride(0), out.stride(1), num_rows, num_heads,
-        TYPE=TYPES[query.dtype], DIM=dim, SIZE=size, SPLIT=_SPLIT, NUM_SPLITS=num_splits,
+        num_splits, TYPE=TYPES[query.dtype], DIM=dim, SIZE=size, SPLIT=_SPLIT,
         WINDOW=sliding_window or 0,
     )  # fmt: skip
 
@@ -94,7 +94,8 @@ def _write(
     tl.store(target + kind_stride + column, tl.load(source, known, 0.0), known)
 
 
-@triton.jit
+# What changes from step to step is not compiled for: that would take seconds beside requests.
+@triton.jit(do_not_specialize=["table_stride", "num_rows"])
 def _attend(
     query, query_head_stride, query_stride,
     cache, block_stride, place_stride, kind_stride, head_stride,
@@ -152,11 +153,11 @@ def _attend(
         tl.store(sums + target, weight_sum, member < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_splits"])
 def _join(
     parts, largest, sums, lengths, out, out_stride, out_head_stride, num_rows, num_heads,
-    TYPE: tl.constexpr, DIM: tl.constexpr, SIZE: tl.constexpr, SPLIT: tl.constexpr,
-    NUM_SPLITS: tl.constexpr, WINDOW: tl.constexpr,
+    num_splits, TYPE: tl.constexpr, DIM: tl.constexpr, SIZE: tl.constexpr, SPLIT: tl.constexpr,
+    WINDOW: tl.constexpr,
 ):  # fmt: skip
     """One row and head: the splits that were written, in order."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -166,12 +167,12 @@ def _join(
         first = tl.maximum(length - WINDOW, 0)
     column = tl.arange(0, SIZE)
     top = float("-inf")
-    for split in range(NUM_SPLITS):
+    for split in range(num_splits):
         if (split * SPLIT < length) & ((split + 1) * SPLIT > first):
             top = tl.maximum(top, tl.load(largest + (split * num_rows + row) * num_heads + head))
     total = tl.zeros((SIZE,), tl.float32)
     weight_sum = 0.0
-    for split in range(NUM_SPLITS):
+    for split in range(num_splits):
         if (split * SPLIT < length) & ((split + 1) * SPLIT > first):
             source = (split * num_rows + row) * num_heads + head
             share = tl.exp2(tl.load(largest + source) - top)

@@ -65,7 +65,7 @@ def triton_silu_mul(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _linear_nf4(
     x, x_stride, codes, scales, code, bias, out, out_stride, num_rows, num_inner, num_columns,
     TYPE: tl.constexpr, DOT: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr,

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from server.kernels.native import AFFINE, FIELDS, PART_FIELDS
+from server.kernels.transfer import to_device
 from server.kernels.triton_types import TYPES, dot_type
 
 _ROWS = TILE_ROWS = 16
@@ -82,15 +83,16 @@ def triton_rows(
     ]
     used: npt.NDArray[np.bool_] = np.logical_or.reduce(stacked != 0, axis=0)
     scaled = used[:, AFFINE]
-    runs = None
+    owners = np.empty(0, dtype=np.int64)
     if scaled.any():
-        owners = np.full(bounds[-1], -1, dtype=np.int32)
+        owners = np.full(bounds[-1], -1, dtype=np.int64)
         owners[bounds[0] :] = np.repeat(np.arange(len(updates)), np.diff(bounds))
-        runs = torch.from_numpy(owners).to(device, non_blocking=True)
+    told = torch.tensor(tiles, dtype=torch.int64).reshape(-1, 3)
+    told, runs, table = to_device(device, told, torch.from_numpy(owners), torch.from_numpy(stacked))
     return TritonRows(
-        torch.tensor(tiles, dtype=torch.int32).reshape(-1, 3).to(device, non_blocking=True),
-        runs,
-        torch.from_numpy(stacked).to(device, non_blocking=True),
+        told,
+        runs if scaled.any() else None,
+        table,
         stacked[:, :, 1].max(axis=0),
         used[:, 1] | used[:, AFFINE + 1] | used[:, AFFINE + 2],
         scaled,
@@ -126,8 +128,10 @@ def triton_lora(rows: TritonRows, group: int, x: torch.Tensor, out: torch.Tensor
         return
     num_inner, num_columns = x.shape[1], out.shape[1]
     num_splits = triton.cdiv(num_inner, _SPLIT)
-    # Every number that is read below was written before.
-    hidden = torch.empty(num_splits, len(x), max_rank, dtype=torch.float32, device=x.device)
+    # Every number that is read below was written before. In whole blocks: kernels are compiled anew
+    # for strides that are no multiples of 16.
+    size = triton.cdiv(max_rank, _RANKS) * _RANKS
+    hidden = torch.empty(num_splits, len(x), size, dtype=torch.float32, device=x.device)
     shared = (rows.tiles, rows.updates, rows.updates.stride(0), group)
     if max_rank:
         _shrink[num_tiles, triton.cdiv(max_rank, _RANKS), num_splits](
@@ -159,7 +163,7 @@ def _scaled_input(rows: TritonRows, group: int, x: torch.Tensor) -> torch.Tensor
     return out.view(x.shape)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_known", "group"])
 def _scale_input(
     runs, num_known, updates, update_stride, group, x, x_stride, out, num_inner,
     TYPE: tl.constexpr, FIELDS: tl.constexpr, AFFINE: tl.constexpr, COLUMNS: tl.constexpr,
@@ -178,7 +182,7 @@ def _scale_input(
     tl.store(out + row * num_inner + column, value, known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group"])
 def _shrink(
     tiles, updates, update_stride, group,
     x, x_stride, hidden, split_stride, row_stride, num_inner,
@@ -218,7 +222,7 @@ def _shrink(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["group"])
 def _expand(
     tiles, updates, update_stride, group,
     hidden, split_stride, row_stride, out, out_stride, num_columns,

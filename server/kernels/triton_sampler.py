@@ -35,6 +35,11 @@ from server.kernels.triton_keys import (
 )
 
 _BLOCK = 2048
+# So many log-probabilities beside the token's take the same code as none, `MAX_TOP` another:
+# each number of its own would be compiled beside requests.
+_FEW_TOPS = 8
+# Bytes; kernels are compiled anew for addresses that are no multiples of it.
+_ALIGNED = 16
 
 
 def triton_draw(logits: torch.Tensor, draws: Draws, *, block: int = _BLOCK) -> Drawn:
@@ -47,7 +52,7 @@ def triton_draw(logits: torch.Tensor, draws: Draws, *, block: int = _BLOCK) -> D
         return Drawn([], [], [])
     if logits.stride(1) != 1:
         logits = logits.contiguous()
-    top = triton.next_power_of_2(max(1, draws.max_top))
+    top = _FEW_TOPS if draws.max_top <= _FEW_TOPS else MAX_TOP
     short = block // 2
     keys = torch.empty(
         num_rows, size + 2 * short + 2 * top, dtype=torch.int32, device=logits.device
@@ -68,18 +73,17 @@ def _on_device(draws: Draws, device: torch.device) -> tuple[torch.Tensor, ...]:
     fields: tuple[npt.NDArray[Any], ...] = (
         draws.reals, draws.counts, draws.token_ids, draws.values, draws.masks,
     )  # fmt: skip
-    packed = np.concatenate(
-        [np.ascontiguousarray(field).view(np.uint8).ravel() for field in fields]
-    )
-    buffer = torch.from_numpy(packed)
-    if device.type == "cuda":
-        buffer = buffer.pin_memory()
+    ends = np.cumsum([-(-field.nbytes // _ALIGNED) * _ALIGNED for field in fields]).tolist()
+    begins = [0, *ends[:-1]]
+    buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    host = buffer.numpy()
+    for field, begin in zip(fields, begins, strict=True):
+        host[begin : begin + field.nbytes] = np.ascontiguousarray(field).view(np.uint8).ravel()
     buffer = buffer.to(device, non_blocking=True)
-    ends = np.cumsum([field.nbytes for field in fields]).tolist()
     types = (torch.float64, torch.int64, torch.int32, torch.float32, torch.uint8)
     return tuple(
-        buffer[end - field.nbytes : end].view(dtype)
-        for field, end, dtype in zip(fields, ends, types, strict=True)
+        buffer[begin : begin + field.nbytes].view(dtype)
+        for field, begin, dtype in zip(fields, begins, types, strict=True)
     )
 
 

@@ -9,7 +9,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from server.errors import StartupError
-from server.kernels import FlashInfer, Kernels, load_flashinfer, load_native, load_triton
+from server.kernels import (
+    FlashInfer,
+    Kernels,
+    load_flashinfer,
+    load_native,
+    load_triton,
+    warm_up,
+)
 from server.models.adapted import norm_inputs
 from server.models.checkpoint import (
     check_shapes,
@@ -89,6 +96,11 @@ def load_base(
     _check_choice("weight_form", weight_form, ("auto", "nf4_held", "nf4_packed"))
     target = _device(device)
     compute = _DTYPES.get(dtype, torch.bfloat16 if target.type == "cuda" else torch.float32)
+    if deterministic and target.type != "cpu":
+        raise StartupError(
+            f"engine.deterministic: the base is on {target.type}; sums that no batch changes are "
+            "known of products on a CPU alone; choose base.device 'cpu' or leave it off"
+        )
     chosen = _kernels(kernels, compute, target, deterministic)
     flashinfer = _flashinfer(attention, compute, target, deterministic)
     table = None if nf4_table in (None, "measure") else read_table(Path(str(nf4_table)), target)
@@ -133,6 +145,9 @@ def load_base(
     shape = cache_shape(config)
     exact = compute == torch.float32 and quantization != "int8"
     probe(decoder, shape, expected, name, exact=exact, kernels=chosen, flashinfer=flashinfer)
+    if chosen is not None and chosen.sampler is not None:
+        with torch.inference_mode():
+            warm_up(chosen.sampler, expected[0])
     info = BaseInfo(
         name=name,
         fingerprint=fingerprint,

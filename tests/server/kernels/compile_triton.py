@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 
 from server.kernels import triton_attention, triton_linear, triton_lora, triton_sampler
 from server.kernels.native import AFFINE, FIELDS, PART_FIELDS
+from server.kernels.sampling import MAX_TOP
 
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _BF16 = {"TYPE": tl.bfloat16, "DOT": tl.bfloat16}
@@ -47,22 +48,24 @@ def kernels() -> Iterator[Kernel]:
         "reals": "*fp64", "counts": "*i64", "token_ids": "*i32", "values": "*fp32", "masks": "*u8",
     }  # fmt: skip
     memory = {"logits": "*bf16", "keys": "*i32", "found": "*i32"}
-    sizes = {"BLOCK": 2048, "CHUNKS": 64, "SHORT": 1024, "NEEDED": 256, "TOP": 32}
-    yield Kernel(triton_sampler._draw, memory | draws, sizes, num_warps=8)
+    sizes = {"BLOCK": 2048, "CHUNKS": 64, "SHORT": 1024, "NEEDED": 256}
+    for top in (triton_sampler._FEW_TOPS, MAX_TOP):
+        own = {**sizes, "TOP": top}
+        yield Kernel(triton_sampler._draw, memory | draws, own, 8, f"{top} tops")
     yield from _linear_kernels()
     yield from _attention_kernels()
 
 
 def _adapter_kernels() -> Iterator[Kernel]:
     shared = {**_BF16, "FIELDS": FIELDS, "ROWS": 16, "RANKS": 16}
-    table = {"tiles": "*i32", "updates": "*i64", "hidden": "*fp32"}
+    table = {"tiles": "*i64", "updates": "*i64", "hidden": "*fp32"}
     yield Kernel(
         triton_lora._shrink, {**table, "x": "*bf16"}, {**shared, "INNER": 64, "SPLIT": 512}
     )
     expand = {"PART_FIELDS": PART_FIELDS, "AFFINE": AFFINE, "COLUMNS": 64, "NUM_SPLITS": 8}
     yield Kernel(triton_lora._expand, {**table, "out": "*bf16"}, {**shared, **expand})
     scaling = {"TYPE": tl.bfloat16, "FIELDS": FIELDS, "AFFINE": AFFINE, "COLUMNS": 1024}
-    rows = {"runs": "*i32", "updates": "*i64", "x": "*bf16", "out": "*bf16"}
+    rows = {"runs": "*i64", "updates": "*i64", "x": "*bf16", "out": "*bf16"}
     yield Kernel(triton_lora._scale_input, rows, scaling)
 
 
@@ -97,8 +100,7 @@ def _attention_kernels() -> Iterator[Kernel]:
         }  # fmt: skip
         yield Kernel(triton_attention._attend, types, common | own, variant=variant)
         join = {
-            "TYPE": tl.bfloat16, "DIM": dim, "SIZE": dim, "SPLIT": 256, "NUM_SPLITS": 32,
-            "WINDOW": window,
+            "TYPE": tl.bfloat16, "DIM": dim, "SIZE": dim, "SPLIT": 256, "WINDOW": window,
         }  # fmt: skip
         yield Kernel(triton_attention._join, pointers, join, variant=variant)
     write = {"cache": "*bf16", "places": "*i64", "key": "*bf16", "value": "*bf16"}

@@ -127,6 +127,13 @@ def test_wrong_options(options: dict[str, str], message: str, llama: Path) -> No
     assert message in _refusal(llama, **options)
 
 
+def test_deterministic_is_for_a_cpu(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _refusal(llama, device="cuda", deterministic=True).startswith(
+        "engine.deterministic: the base is on cuda; "
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
 def test_no_cuda(llama: Path) -> None:
     assert "no CUDA" in _refusal(llama, device="cuda")
