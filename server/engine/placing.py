@@ -1,5 +1,6 @@
 """From an adapter's tensors in host memory to the form that steps run on the device."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from server.adapters.weights import (
     LinearChange,
     LowRank,
     Replacement,
+    tensors_of,
 )
+from server.engine.adapter_copy import AdapterCopy
 from server.kernels import Affine, Changes, Detour, EmbeddingTable, LoraGroup, Norm, describe
 from server.models.decoder import Decoder
 from server.models.layers import LinearGroup
@@ -70,7 +73,7 @@ class PlacedAdapter:
 
 
 class Placer:
-    """Makes the device form of adapters. Stateless; safe from any thread.
+    """Makes the device form of adapters. Safe from any thread.
 
     With `fuses_affine` the kernels apply factors and summands of a group's numbers themselves,
     except where a member takes a detour, which comes between update and factor.
@@ -90,6 +93,7 @@ class Placer:
         self._dtype = dtype
         self._device = device
         self._fuses_affine = fuses_affine
+        self._copy = AdapterCopy((), device)
 
     def num_bytes(self, weights: AdapterWeights) -> int:
         """What the device form of `weights` takes, at most: its values in the base's type, and a
@@ -114,6 +118,12 @@ class Placer:
 
     def place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         """The device form of `weights`, which were checked against the base."""
+        one = copy.copy(self)
+        if self._device.type != "cpu":
+            one._copy = AdapterCopy(tensors_of(weights), self._device)
+        return one._place(key, weights)
+
+    def _place(self, key: Key, weights: AdapterWeights) -> PlacedAdapter:
         scaled = self._scaled(weights)
         lora: dict[int, LoraGroup] = {}
         affine: dict[int, Affine] = {}
@@ -152,16 +162,16 @@ class Placer:
             describe(lora, len(self._groups), fused),
             weights.rank,
             prefix=None if prefix is None else self._to_device(prefix),
-            head=None if classifier is None else self._moved(classifier.weight).float(),
+            head=None if classifier is None else self._copy.own(classifier.weight, torch.float32),
             fused=fused,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        # Converted where it arrives: a copy that converts on the host would wait for it.
-        return self._moved(tensor).to(self._dtype)
+        return self._copy.own(tensor, self._dtype)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device, non_blocking=True)
+        """Not to be kept as it is."""
+        return self._copy.part(tensor)
 
     def _low_rank(self, members: Sequence[tuple[slice, torch.Tensor, torch.Tensor]]) -> LoraGroup:
         """From the columns, A, and B as `_scaled` makes it, of each linear."""
@@ -169,7 +179,10 @@ class Placer:
         parts: list[tuple[slice, slice, torch.Tensor]] = []
         rows = 0
         for columns, a, b in members:
-            pieces.append(self._to_device(a))
+            # Put together below, which copies them.
+            pieces.append(
+                self._moved(a).to(self._dtype) if len(members) > 1 else self._to_device(a)
+            )
             parts.append((columns, slice(rows, rows + b.shape[0]), b))
             rows += b.shape[0]
         a = torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous()
@@ -252,7 +265,7 @@ class Placer:
             if change.replacement is not None:
                 found.append(self._replaced(columns, change.replacement))
             elif change.rows is not None:
-                token_ids = change.rows.token_ids.to(self._device)
+                token_ids = self._copy.own(change.rows.token_ids, torch.int64)
                 weight = self._to_device(change.rows.weight)
                 found.append(Detour(columns.start + token_ids, weight=weight))
             elif change.input_scale is not None and not skip_inputs:
@@ -301,7 +314,7 @@ class Placer:
                 factor = self._embedding_factor(change)
             b = self._to_device(b * scale).contiguous()
         if change.rows is not None:
-            token_ids = change.rows.token_ids.to(self._device)
+            token_ids = self._copy.own(change.rows.token_ids, torch.int64)
             rows = self._to_device(change.rows.weight) * scale
         return EmbeddingTable(weight, a, b, factor, token_ids, rows)
 
