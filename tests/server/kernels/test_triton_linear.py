@@ -11,7 +11,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from server.kernels.triton_linear import triton_linear_nf4, triton_rms_norm, triton_silu_mul
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+# The interpreter cuts bits off bfloat16.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
+DTYPES = pytest.mark.parametrize("dtype", sorted(TOLERANCE, key=str), ids=str)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -20,21 +22,23 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def check(got: torch.Tensor, want: torch.Tensor) -> None:
-    """Within rounding to the result's type, which the interpreter does by cutting bits off."""
-    tolerance = 1e-5 if got.dtype == torch.float32 else 2**-6
+    """Within rounding to the result's type."""
     assert got.shape == want.shape
-    assert (got.double() - want.double()).abs().max() <= tolerance * want.abs().max()
+    error = (got.double() - want.double()).abs().max()
+    assert error <= TOLERANCE[got.dtype] * want.abs().max()
 
 
 @DTYPES
-@pytest.mark.parametrize("num_rows", [1, 16, 17, 70])
-@pytest.mark.parametrize("has_bias", [False, True])
-def test_linear_nf4(dtype: torch.dtype, num_rows: int, has_bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("num_rows", "gap", "has_bias"),
+    [(1, 0, True), (16, 8, False), (17, 1, True), (70, 13, False), (256, 5, True)],
+)
+def test_linear_nf4(dtype: torch.dtype, num_rows: int, gap: int, has_bias: bool) -> None:
     """The product with the very numbers of bitsandbytes' dequantization."""
     weight = random(88, 192, seed=1, dtype=dtype)
     codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
     # Rows that lie further apart than they are long; what is behind them is nobody's.
-    x = torch.full((num_rows, 200), float("nan"), dtype=dtype, device=DEVICE)
+    x = torch.full((num_rows, 192 + gap), float("nan"), dtype=dtype, device=DEVICE)
     x[:, :192] = random(num_rows, 192, dtype=dtype)
     bias = random(88, seed=2, dtype=dtype) if has_bias else None
     x = x[:, :192]
@@ -43,6 +47,14 @@ def test_linear_nf4(dtype: torch.dtype, num_rows: int, has_bias: bool) -> None:
     check(got, F.linear(x.double(), dense, None if bias is None else bias.double()))
     alone = triton_linear_nf4(x[:1], codes, state.absmax, state.code, bias, 88)
     check(alone, got[:1])
+
+
+def test_no_rows() -> None:
+    codes, state = bnb.quantize_4bit(random(8, 64), blocksize=64, quant_type="nf4")
+    none = torch.empty(0, 64, device=DEVICE)
+    assert triton_linear_nf4(none, codes, state.absmax, state.code, None, 8).shape == (0, 8)
+    assert triton_rms_norm(none, torch.ones(64, device=DEVICE), 1e-5).shape == (0, 64)
+    assert triton_silu_mul(none).shape == (0, 32)
 
 
 @DTYPES

@@ -59,12 +59,21 @@ def run(logits: torch.Tensor, draws: Draws, block: int = BLOCK) -> Drawn:
     return drawn
 
 
-@pytest.mark.parametrize("kind", ["normal", "equals", "all_equal", "steep"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "bfloat16", "float16", "equals", "all_equal", "steep", "turned"]
+)
 def test_every_filter_in_one_launch(kind: str) -> None:
     """Greedy and sampled rows beside each other; of equals the order of tokens decides."""
     size, generator = 150, torch.Generator().manual_seed(1)
-    logits = torch.randn(len(FILTERS), size + 3, generator=generator)[:, :size] * 2
-    if kind == "equals":
+    # Rows that lie apart; what is between them is nobody's.
+    wide = torch.full((len(FILTERS), size + 3), float("nan"))
+    logits = wide[:, :size]
+    logits.copy_(torch.randn(len(FILTERS), size, generator=generator) * 2)
+    if kind == "turned":
+        logits = logits.t().contiguous().t()
+    elif kind in ("bfloat16", "float16"):
+        logits = wide.to(getattr(torch, kind))[:, :size]
+    elif kind == "equals":
         logits = logits.round().to(torch.bfloat16)
     elif kind == "all_equal":
         logits = torch.full_like(logits, -3.25)
