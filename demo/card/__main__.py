@@ -32,6 +32,8 @@ GROUPS = {
 }
 # Sections that another base with the same tokenizer would not change.
 WITHOUT_WEIGHTS = frozenset({"stages", "5gram", "5gram_read", "stories260K", "contamination"})
+# Those that another mixture of the same text would not change either.
+OF_TEXT_ALONE = frozenset({"5gram", "stories260K", "contamination"})
 DATA_VARIABLE = "UNDERSTUDY_TEST_DATA"
 EVERY_S = 5.0
 
@@ -130,7 +132,13 @@ def _complaint(arguments: argparse.Namespace, page: Path) -> str | None:
 def _fingerprint(section: str, setting: Setting) -> str:
     """Of everything that a section's numbers depend on: weights, tokenizer, prepared text."""
     digest = hashlib.sha256()
-    files = [setting.base / "tokenizer.json", *(work / "data.json" for work in setting.works)]
+    files = [setting.base / "tokenizer.json"]
+    if section in OF_TEXT_ALONE:
+        for work in setting.works:
+            sources = json.loads((work / "data.json").read_text(encoding="utf-8"))
+            digest.update(json.dumps([source | {"weight": None} for source in sources]).encode())
+    else:
+        files += [work / "data.json" for work in setting.works]
     if section not in WITHOUT_WEIGHTS:
         files.append(setting.base / "model.safetensors")
     if section in ("stages", "5gram_read"):
