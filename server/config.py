@@ -151,7 +151,7 @@ class AdaptersConfig:
     max_host_bytes: AtLeastOne | None = None
     """Host memory for adapters; beyond it the least recently used leave. None: a tenth of the
     machine's memory."""
-    load_share: Annotated[float, Number, Field(gt=0, le=1)] = 0.1
+    load_share: Annotated[float, Number, Field(gt=0, le=1)] = 0.05
     """Share of one processor's time that loading may take while requests run. Less lets adapters
     that load disturb them less, and take longer."""
     max_adapter_bytes: AtLeastOne = 4 << 30
