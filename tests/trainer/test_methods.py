@@ -46,7 +46,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def export(job: Job, prepared: Prepared, directory: Path) -> Exported:
-    return write_artifact(job.model, job.config, prepared, "0" * 64, directory)
+    fingerprint = base_fingerprint(Path(job.config.base))
+    return write_artifact(job.model, job.config, prepared, fingerprint, directory)
 
 
 @torch.no_grad()
