@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainer.corpus import END, EOS
@@ -37,7 +38,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics_path: Path, out: Path) -> None:
-    """Draws training loss and held-out bits per byte over tokens seen."""
+    """Draws training loss (and its mean over a fiftieth of the run) and held-out bits per byte, over
+    tokens seen."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -47,10 +49,18 @@ def plot_curves(metrics_path: Path, out: Path) -> None:
     steps = [line for line in lines if "loss" in line]
     checks = [line for line in lines if "validation" in line]
     tokens_per_step = steps[-1]["tokens"] / steps[-1]["step"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    left.plot([line["tokens"] / 1e6 for line in steps], [line["loss"] for line in steps], lw=0.6)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    seen, losses = ([line[key] for line in steps] for key in ("tokens", "loss"))
+    left.plot(np.array(seen) / 1e6, losses, lw=0.4, alpha=0.5)
+    width = max(1, len(steps) // 50)
+    means = np.convolve(losses, np.ones(width) / width, mode="valid")
+    left.plot(np.array(seen[width - 1 :]) / 1e6, means, lw=1.5, color="black")
     left.set(xlabel="million tokens", ylabel="training loss (nats per token)", ylim=(0, None))
-    for source in checks[-1]["validation"] if checks else ():
+    last = checks[-1]["validation"] if checks else {}
+    # Named in the order in which their lines end.
+    ordered = sorted(last, key=lambda source: -last[source]["bits_per_byte"])
+    right.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
+    for source in ordered:
         with_source = [line for line in checks if source in line["validation"]]
         right.plot(
             [line["step"] * tokens_per_step / 1e6 for line in with_source],
@@ -60,7 +70,7 @@ def plot_curves(metrics_path: Path, out: Path) -> None:
         )
     right.set(xlabel="million tokens", ylabel="held-out bits per byte")
     if checks:
-        right.legend(fontsize=7, ncol=2)
+        right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.tight_layout()
     figure.savefig(out, dpi=100)
     pyplot.close(figure)
