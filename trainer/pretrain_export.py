@@ -59,7 +59,7 @@ def plot_curves(metrics_path: Path, out: Path) -> None:
     last = checks[-1]["validation"] if checks else {}
     # Named in the order in which their lines end.
     ordered = sorted(last, key=lambda source: -last[source]["bits_per_byte"])
-    right.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
+    right.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
     for source in ordered:
         with_source = [line for line in checks if source in line["validation"]]
         right.plot(
