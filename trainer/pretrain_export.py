@@ -38,8 +38,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics_path: Path, out: Path) -> None:
-    """Draws training loss (and its mean over a fiftieth of the run) and held-out bits per byte, over
-    tokens seen."""
+    """Draws training loss, its mean over a fiftieth of the run, and held-out bits per byte, all
+    over tokens seen."""
     import matplotlib
 
     matplotlib.use("agg")
