@@ -22,10 +22,10 @@ from tests.server.engine.conftest import Tiny
 from tests.server.engine.harness import Driver, HeldAdapter, read_adapter
 from tests.server.engine.kinds import check_against_peft
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+pytestmark = pytest.mark.cuda
 
 CUDA = torch.device("cuda")
 # About a twentieth of a second.
